@@ -1,0 +1,124 @@
+"""Checkpoints: trained weights, optimizer and average as safetensors with a manifest of hashes; no pickles.
+
+A checkpoint is a folder checkpoint-N that appears at once and whole. Anything else of that name is torn
+(named and skipped) or foreign (named and refused).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from likeness.dreambooth.storage import need_space, read_json, refuse_changed, write_folder
+from likeness.dreambooth.trainable import Trainable
+from likeness.errors import InputError
+
+STATE = "state.json"
+PROGRAM = "likeness.dreambooth"
+
+
+def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, Any], keep: int) -> Path:
+    """Write out/checkpoint-<step>, then delete all but the last `keep`."""
+    tensors = _tensors(trainable)
+    size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+    need_space(out, size, f"checkpoint {step}")
+
+    def fill(folder: Path) -> None:
+        for name, group in tensors.items():
+            save_file(group, folder / f"{name}.safetensors")
+        files = {f.name: [f.stat().st_size, _hash(f)] for f in sorted(folder.glob("*.safetensors"))}
+        state = {"program": PROGRAM, "step": step, "files": files, "scaler": scaler.state_dict(), **about}
+        (folder / STATE).write_text(json.dumps(state, indent=1))
+
+    target = out / f"checkpoint-{step}"
+    write_folder(target, fill, f"checkpoint {step}")
+    for old in _numbered(out)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def find(out: Path, identity: dict[str, Any], notices: list[str]) -> Path | None:
+    """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones."""
+    for folder in _numbered(out):
+        state = read_json(folder / STATE)
+        if state is None and any(folder.glob("*.safetensors")) and not _foreign_files(folder):
+            notices.append(f"{folder.name} is torn (no readable {STATE}): skipped")
+            continue
+        if state is None or state.get("program") != PROGRAM:
+            raise InputError(f"{folder} was not written by this program; move it elsewhere.")
+        refuse_changed(state["identity"], identity, out)
+        broken = [name for name, known in state["files"].items() if not _whole(folder / name, *known)]
+        if broken:
+            notices.append(f"{folder.name} is torn ({', '.join(broken)}): skipped")
+            continue
+        return folder
+    return None
+
+
+def load(folder: Path, trainable: Trainable, scaler) -> int:
+    """Restore everything and return the step it was saved after."""
+    state = read_json(folder / STATE)
+    weights = load_file(folder / "trainable.safetensors")
+    named = trainable.named()
+    if set(weights) != set(named):
+        raise InputError(f"{folder} holds other weights than this run trains; another version made it.")
+    with torch.no_grad():
+        for name, p in named.items():
+            p.copy_(weights[name])
+        if trainable.ema is not None:
+            averages = load_file(folder / "ema.safetensors")
+            for name, average in zip(named, trainable.ema, strict=True):
+                average.copy_(averages[name])
+    _load_optimizer(trainable, load_file(folder / "optimizer.safetensors"))
+    scaler.load_state_dict(state["scaler"])
+    return state["step"]
+
+
+def _tensors(trainable: Trainable) -> dict[str, dict[str, Tensor]]:
+    named = trainable.named()
+    groups = {"trainable": {name: p.detach().contiguous() for name, p in named.items()}}
+    groups["optimizer"] = {
+        f"{index}.{key}": torch.as_tensor(value).contiguous()
+        for index, memory in trainable.optimizer.state_dict()["state"].items()
+        for key, value in memory.items()
+    }
+    if trainable.ema is not None:
+        groups["ema"] = dict(zip(named, trainable.ema, strict=True))
+    return groups
+
+
+def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
+    optimizer = trainable.optimizer
+    memory: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in stored.items():
+        index, key = name.split(".", 1)
+        memory.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _numbered(out: Path) -> list[Path]:
+    """List checkpoint folders, newest first."""
+    found = [f for f in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", f.name)]
+    return sorted(found, key=lambda folder: int(folder.name.split("-")[1]), reverse=True)
+
+
+def _foreign_files(folder: Path) -> list[Path]:
+    ours = {"trainable.safetensors", "optimizer.safetensors", "ema.safetensors", STATE}
+    return [file for file in folder.iterdir() if file.name not in ours]
+
+
+def _whole(file: Path, size: int, digest: str) -> bool:
+    return file.is_file() and file.stat().st_size == size and _hash(file) == digest
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

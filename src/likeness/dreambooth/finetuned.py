@@ -1,0 +1,155 @@
+"""The finished model: saved as diffusers and its users expect it, with a model card; and loaded again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from likeness.dreambooth.settings import Concept, TrainSettings
+from likeness.dreambooth.storage import (
+    RESULTS,
+    SETTINGS,
+    is_finished,
+    need_space,
+    read_json,
+    write_folder,
+    write_text,
+)
+from likeness.errors import InputError
+from likeness.models import ModelSource, load_pipeline
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
+
+
+def save_finetuned(pipe, settings: TrainSettings, out: Path) -> None:
+    """Write out/model (full) or out/lora from the pipeline as it is now, in float32."""
+    if settings.method == "full":
+        size = sum(p.numel() * 4 for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters())
+        need_space(out, size, "the fine-tuned model")
+        write_folder(out / "model", lambda folder: _save_full(pipe, folder), "the fine-tuned model")
+    else:
+        write_folder(out / "lora", lambda folder: save_lora(pipe, folder), "the LoRA")
+
+
+def _save_full(pipe, folder: Path) -> None:
+    dtypes = {name: getattr(pipe, name).dtype for name in ("vae", "text_encoder")}
+    for name in dtypes:
+        getattr(pipe, name).to(torch.float32)
+    try:
+        pipe.save_pretrained(folder, safe_serialization=True)
+    finally:
+        for name, dtype in dtypes.items():
+            getattr(pipe, name).to(dtype)
+
+
+def save_lora(pipe, folder: Path) -> None:
+    """Write pytorch_lora_weights.safetensors as `load_lora_weights` reads it, alpha and rank included."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+
+    parts = {"unet": pipe.unet}
+    layers = {"unet_lora_layers": lora_layers(pipe.unet)}
+    if getattr(pipe.text_encoder, "peft_config", None):
+        parts["text_encoder"] = pipe.text_encoder
+        layers["text_encoder_lora_layers"] = _classic_names(lora_layers(pipe.text_encoder))
+    StableDiffusionPipeline.save_lora_weights(folder, **layers, **_collate_lora_metadata(parts))
+
+
+def lora_layers(module) -> dict[str, torch.Tensor]:
+    """Return a module's adapter weights under diffusers' names, float32, on the CPU."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in layers.items()}
+
+
+def _classic_names(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Put back the text_model level that transformers 5.6 dropped and every older reader expects."""
+    return {f"text_model.{n}" if n.startswith("encoder.") else n: t for n, t in layers.items()}
+
+
+def load_finetuned(base: ModelSource, folder: str | Path, dtype: str = "float32", device: str = "cpu"):
+    """Load what `train` left in a folder: its own model (full), or the base model with its LoRA."""
+    folder = Path(folder)
+    if not is_finished(folder):
+        raise InputError(f"{folder} holds no finished fine-tuned model; run train.py for it first.")
+    record = read_json(folder / SETTINGS)["identity"]
+    if record["settings"]["method"] == "full":
+        own = ModelSource(f"{base.name} ({folder.name})", str((folder / "model").resolve()))
+        return load_pipeline(own, dtype=dtype, device=device)
+    pipe = load_pipeline(base, dtype=dtype, device=device)
+    file = folder / RESULTS["lora"]
+    pipe.load_lora_weights(str(file.parent.resolve()), weight_name=file.name, adapter_name="likeness")
+    return pipe
+
+
+def write_record(out: Path, model: ModelSource, settings: TrainSettings, about: dict[str, Any]) -> None:
+    """Write settings.json, which makes the run finished."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    given = {"model": asdict(model), "settings": asdict(settings), "packages": packages}
+    record = {"finished": True, **about, **given}
+    write_text(out / SETTINGS, json.dumps(record, indent=1) + "\n")
+
+
+def write_card(
+    out: Path, model: ModelSource, concepts: list[Concept], settings: TrainSettings, values
+) -> None:
+    """Write the model card: what it is, how it was made, how it is used."""
+    lora = settings.method == "lora"
+    load = (
+        f'pipe = StableDiffusionPipeline.from_pretrained("{model.source}")\npipe.load_lora_weights("lora")'
+        if lora
+        else 'pipe = StableDiffusionPipeline.from_pretrained("model")'
+    )
+    subjects = "\n".join(
+        f"- `{c.identifier}` ({c.class_word}): {len(c.photos)} photos, prompt {c.instance_prompt!r}, "
+        f"class prompts: {', '.join(map(repr, c.class_prompts)) or 'none'}"
+        for c in concepts
+    )
+    rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(settings.deciding().items()))
+    measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(values.items()))
+    write_text(
+        out / "README.md",
+        f"""---
+base_model: {model.source}
+instance_prompt: {json.dumps(concepts[0].instance_prompt)}
+tags: [diffusers, text-to-image, stable-diffusion, dreambooth{", lora" if lora else ""}]
+inference: true
+---
+
+# {", ".join(c.identifier for c in concepts)} on {model.name}
+
+Fine-tuned with DreamBooth ({"LoRA" if lora else "full weights"}), with this command's settings below.
+
+{subjects}
+
+```python
+from diffusers import StableDiffusionPipeline
+
+{load}
+image = pipe("{concepts[0].instance_prompt}").images[0]
+```
+
+Name the subject with identifier and class word together. It shows a particular person, animal or thing:
+use it only with their consent.
+
+| setting | value |
+|---|---|
+{rows}
+
+| measured at the end | |
+|---|---|
+{measured}
+""",
+    )

@@ -1,0 +1,196 @@
+"""Files of a run: atomic writes, locks, space, identity, history. Free of torch, so that asking is cheap."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from likeness.dreambooth.settings import Concept, TrainSettings
+from likeness.errors import InputError
+from likeness.subjects import make_folder, photos_hash
+
+FORMAT = 1
+SETTINGS = "settings.json"
+RESULTS = {"full": "model/model_index.json", "lora": "lora/pytorch_lora_weights.safetensors"}
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Say whether a fine-tuned model lies there, whole; cheap."""
+    record = read_json(Path(folder) / SETTINGS)
+    if not record or not record.get("finished"):
+        return False
+    return (Path(folder) / RESULTS[record["identity"]["settings"]["method"]]).is_file()
+
+
+def identity(model_id: str, concepts: list[Concept], settings: TrainSettings) -> dict[str, Any]:
+    """Return everything that decides the trained weights, as JSON; device and process count are not in it."""
+    return {
+        "format": FORMAT,
+        "model": model_id,
+        "settings": settings.deciding(),
+        "subjects": [
+            {
+                "identifier": c.identifier,
+                "class_word": c.class_word,
+                "instance_prompt": c.instance_prompt,
+                "class_prompts": list(c.class_prompts),
+                "class_pictures": _folder_hash(c.class_dir) if c.class_dir else None,
+                "photos": photos_hash(c.photos),
+                "captions": [c.caption(photo) for photo in c.photos],
+            }
+            for c in concepts
+        ],
+    }
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """List where two identities differ, as "settings.seed: 0 -> 1"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [d for n in names for d in differences(old.get(n), new.get(n), f"{place}.{n}" if place else n)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(map(_is_dict, old)):
+        return [
+            d
+            for k, pair in enumerate(zip(old, new, strict=True))
+            for d in differences(*pair, f"{place}[{k}]")
+        ]
+    return [] if old == new else [f"{place}: {old} -> {new}"]
+
+
+def refuse_changed(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    """Refuse to go on with a run whose settings, photos or model have changed; say which."""
+    changed = differences(old, new)
+    if changed:
+        raise InputError(
+            f"{out} holds a run with other settings ({'; '.join(changed[:6])}"
+            f"{' and more' if len(changed) > 6 else ''}; then -> now). Restore them to go on with it, choose "
+            "another output folder, or delete this one to start anew."
+        )
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the output folder; a killed process lets go of it by itself."""
+    make_folder(out)
+    with (out / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another training is running in {out}; wait for it or stop it.") from error
+        yield
+
+
+def need_space(folder: Path, size: int, what: str) -> None:
+    """Refuse to write `size` bytes where they do not fit."""
+    free = shutil.disk_usage(folder).free
+    if free < size * 1.02 + 2**20:
+        raise InputError(
+            f"not enough disk for {what} in {folder}: {size / 2**20:.0f} MB needed, "
+            f"{free / 2**20:.0f} MB free. "
+            "What was saved before is kept; free some space and start the same command again."
+        )
+
+
+def write_folder(target: Path, fill: Callable[[Path], None], what: str) -> None:
+    """Write a folder so that it is either there and whole, or not there; an older one is replaced."""
+    fresh = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        for file in fresh.rglob("*"):
+            _sync(file)
+        _sync(fresh)
+        _replace_folder(fresh, target)
+        _sync(target.parent)
+    except Exception as error:  # safetensors reports a full disk as its own kind of exception
+        shutil.rmtree(fresh, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise InputError(
+                f"the disk is full: {what} could not be written to {target.parent}. What was saved before is "
+                "kept; free some space and start the same command again."
+            ) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    fresh = path.with_name(f".{path.name}.partial")
+    with fresh.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, or None when there is none or it is torn."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class History:
+    """history.csv: one row per step that reported something; rewritten whole, so it is never torn."""
+
+    def __init__(self, path: Path, upto: int) -> None:
+        self.path, self.rows = path, {}
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as stream:
+                for row in csv.DictReader(stream):
+                    if int(row["step"]) <= upto:
+                        self.rows[int(row["step"])] = {
+                            k: v for k, v in row.items() if k != "step" and v != ""
+                        }
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Add values to the row of a step and store the file."""
+        self.rows.setdefault(step, {}).update({name: repr(float(value)) for name, value in values.items()})
+        names = sorted({name for row in self.rows.values() for name in row})
+        lines = [",".join(["step", *names])]
+        lines += [
+            ",".join([str(s), *(row.get(n, "") for n in names)]) for s, row in sorted(self.rows.items())
+        ]
+        write_text(self.path, "\n".join(lines) + "\n")
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).expanduser().iterdir()):
+        if file.is_file():
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _replace_folder(fresh: Path, target: Path) -> None:
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        fresh.rename(target)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,138 @@
+"""What is trained: UNet or text encoder, whole or through LoRA adapters; its optimizer and its average."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from likeness.dreambooth.settings import TrainSettings
+from likeness.errors import InputError
+
+
+@dataclass
+class Trainable:
+    """Named float32 parameters, by part ("unet", "text_encoder"), and their optimizer."""
+
+    parts: dict[str, dict[str, nn.Parameter]]
+    optimizer: torch.optim.Optimizer
+    base_rates: list[float]
+    ema: list[Tensor] | None = None
+    frozen: set[str] = field(default_factory=set)
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """Return every trained parameter by "part.name"."""
+        return {f"{part}.{name}": p for part, params in self.parts.items() for name, p in params.items()}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return every trained parameter, those of frozen parts included."""
+        return [p for params in self.parts.values() for p in params.values()]
+
+    def active(self) -> list[nn.Parameter]:
+        """Return the parameters that are still being trained."""
+        return [p for part, params in self.parts.items() if part not in self.frozen for p in params.values()]
+
+    def freeze(self, part: str) -> None:
+        """Stop training a part; its weights, and the optimizer's memory of them, stay as they are."""
+        self.frozen.add(part)
+        for p in self.parts[part].values():
+            p.requires_grad_(False)
+            p.grad = None
+
+    def set_rate(self, factor: float) -> None:
+        """Scale every group's learning rate."""
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    @torch.no_grad()
+    def update_ema(self, step: int, decay: float | None) -> None:
+        """Move the average towards the weights after optimizer step `step` (from 0), with warm-up."""
+        if self.ema is None:
+            return
+        decay = min(decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.ema, self.parameters(), 1 - decay)
+
+    @torch.no_grad()
+    def swap_ema(self) -> None:
+        """Exchange weights and average; calling it twice restores both bit for bit."""
+        if self.ema is None:
+            return
+        for p, average in zip(self.parameters(), self.ema, strict=True):
+            kept = p.detach().clone()
+            p.copy_(average)
+            average.copy_(kept)
+
+
+def prepare(pipe, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> Trainable:
+    """Freeze what is not trained in `dtype`, put trained weights in float32, and build the optimizer."""
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False)
+    parts = {"unet": _choose(pipe.unet, settings, settings.lora_targets, device, dtype, 0)}
+    pipe.text_encoder.to(device, dtype)
+    if settings.text_encoder_steps:
+        targets = settings.lora_text_encoder_targets
+        parts["text_encoder"] = _choose(pipe.text_encoder, settings, targets, device, dtype, 1)
+    if settings.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+        if settings.text_encoder_steps:
+            pipe.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    rates = {"unet": settings.learning_rate}
+    if "text_encoder" in parts:
+        rate = settings.text_encoder_learning_rate
+        rates["text_encoder"] = settings.learning_rate if rate is None else rate
+    groups = [{"params": list(params.values()), "lr": rates[part]} for part, params in parts.items()]
+    trainable = Trainable(parts, _optimizer(groups, settings, device), [group["lr"] for group in groups])
+    if settings.ema_decay is not None:
+        trainable.ema = [p.detach().clone() for p in trainable.parameters()]
+    return trainable
+
+
+def _choose(
+    module: nn.Module,
+    settings: TrainSettings,
+    targets: tuple[str, ...],
+    device,
+    dtype: torch.dtype,
+    salt: int,
+) -> dict[str, nn.Parameter]:
+    if settings.method == "lora":
+        module.to(device, dtype)
+        _add_adapter(module, settings, targets, salt)
+    else:
+        module.to(device, torch.float32)
+        module.requires_grad_(True)
+    chosen = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    for p in chosen.values():
+        p.data = p.data.float()
+    return chosen
+
+
+def _add_adapter(module: nn.Module, settings: TrainSettings, targets: tuple[str, ...], salt: int) -> None:
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha,
+        init_lora_weights="gaussian",
+        target_modules=list(targets),
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        torch.manual_seed(settings.seed * 2 + salt)
+        try:
+            module.add_adapter(config)
+        except ValueError as error:
+            raise InputError(f"lora targets {', '.join(targets)}: {str(error).splitlines()[0]}") from error
+
+
+def _optimizer(groups: list[dict], settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
+    options = {
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "weight_decay": settings.adam_weight_decay,
+        "eps": settings.adam_epsilon,
+    }
+    if settings.use_8bit_adam:
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(groups, **options)
+    return torch.optim.AdamW(groups, fused=device.type in {"cpu", "cuda"}, **options)
