@@ -1,0 +1,282 @@
+"""Typed configuration: one dataclass per group, range checks, and the door through which Hydra's config enters.
+
+Nothing below the entry points sees a DictConfig: `to_train` and `to_sweep` return plain dataclasses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from likeness.errors import InputError
+
+OPERATORS = ("replace", "refine", "reweight")
+BEHAVIOURS = ("corrected", "reference_stable", "reference_null")
+LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
+
+
+def slug(text: Any) -> str:
+    """Return a short name safe in paths: lower-case ASCII words joined by underscores, at most 48 characters."""
+    words = re.findall(r"[a-z0-9.+-]+", str(text).lower())
+    return "_".join(words).strip(".")[:48] or "x"
+
+
+def _prompts() -> dict[str, str]:
+    who = "${subject.identifier} ${subject.class_word}"
+    return {
+        "local": f"A painting of a {who} eating a burger",
+        "global": f"photo of a {who} wearing a sunglasses in a forest",
+        "reweight": f"{who} wearing a pair of sunglasses under a blossom tree",
+        "refine": f"photo of a {who} in a forest",
+        "contextual": f"photo of a {who} wearing a pair of sunglasses on a beach",
+    }
+
+
+@dataclass
+class Subject:
+    name: str = MISSING
+    identifier: str = MISSING
+    class_word: str = MISSING
+    photos: str = MISSING
+    instance_prompt: str = "photo of ${subject.identifier} ${subject.class_word}"
+    prompts: dict[str, str] = field(default_factory=_prompts)  # source prompt of each edit
+
+
+@dataclass
+class PriorClass:
+    name: str = MISSING
+    prompts: list[str] = field(default_factory=list)
+    folder: str | None = None
+    num_class_images: int = 50
+    prior_loss_weight: float = 1.0
+    num_inference_steps: int = 25
+
+
+@dataclass
+class Model:
+    name: str = MISSING
+    source: str = MISSING
+    revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    local_files_only: bool = False
+    resolution: int | None = None
+    dtype: str = "float32"
+    mixed_precision: str = "no"
+    metrics: str = "standard"
+    guidance_scale: float = 7.5
+    seeds_per_call: int = 1
+    num_class_images: int = 50
+    train_batch_size: int = 1
+    num_train_steps: dict[str, int] = field(default_factory=dict)  # by schedule
+    learning_rate: dict[str, float] = field(default_factory=dict)  # by method
+    text_encoder_learning_rate: dict[str, float] = field(default_factory=dict)  # by method
+
+
+@dataclass
+class Method:
+    name: str = MISSING
+    train_text_encoder: float = 0.0
+    gradient_checkpointing: bool = False
+    use_8bit_adam: bool = False
+    ema_decay: float | None = None
+    lora_rank: int = 8
+    lora_alpha: float | None = None
+    lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    lora_text_encoder: float = 0.0
+
+
+@dataclass
+class Schedule:
+    name: str = MISSING
+    num_train_steps: int = MISSING
+    learning_rate: float = MISSING
+    text_encoder_learning_rate: float | None = None
+    lr_scheduler: str = "constant"
+    lr_warmup_steps: int = 0
+    train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    caption_dropout: float = 0.0
+    cache_latents: bool = True
+    crops: int = 0
+    flip: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Blend:
+    words: list[list[str]] = field(default_factory=list)  # one list per prompt: source, target
+    substruct_words: list[list[str]] = field(default_factory=list)
+    threshold: float = 0.3
+    start: float = 0.2
+
+
+@dataclass
+class Edit:
+    name: str = MISSING
+    operator: str = MISSING
+    over: str | None = None  # reweight on top of replace or refine
+    uses: list[str] = field(default_factory=list)  # which of style, scene, target, ... this edit reads
+    defaults: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    phrases: dict[str, dict[str, str]] = field(default_factory=dict)  # axis -> short name -> phrase
+    cross_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.8])
+    self_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.4])
+    word_windows: dict[str, list[float]] = field(default_factory=dict)
+    self_replace_resolution: int | None = None
+    behaviour: str = "corrected"
+    blend: Blend | None = None
+
+
+@dataclass
+class Sampler:
+    name: str = MISSING
+    scheduler: str = MISSING
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+
+@dataclass
+class Metrics:
+    name: str = MISSING
+    lpips_net: str = "alex"
+
+
+@dataclass
+class Logger:
+    name: str = "wandb"
+    mode: str = "auto"
+    project: str = "likeness"
+
+
+@dataclass
+class _Common:
+    subject: Subject = field(default_factory=Subject)
+    prior_class: PriorClass = field(default_factory=PriorClass)
+    model: Model = field(default_factory=Model)
+    method: Method = field(default_factory=Method)
+    schedule: Schedule = field(default_factory=Schedule)
+    logger: Logger = field(default_factory=Logger)
+    out: str = "outputs"
+    device: str = "auto"
+    experiment: Any = None
+    question: str = ""
+
+
+@dataclass
+class Train(_Common):
+    subjects: list[str] = field(default_factory=list)
+    sample_every: int = 100
+    validation_every: int = 100
+    checkpoint_every: int = 200
+    sample_prompts: list[str] = field(default_factory=list)
+    dry_run: bool = False
+
+
+@dataclass
+class Sweep(_Common):
+    edit: Edit = field(default_factory=Edit)
+    sampler: Sampler = field(default_factory=Sampler)
+    metrics: Metrics = field(default_factory=Metrics)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
+    style: str | None = None
+    scene: str | None = None
+    target: str | None = None
+    addition: str | None = None
+    word: str | None = None
+    weight: float | None = None
+    source_prompt: str | None = None
+    target_prompt: str | None = None
+    show_attention: bool = False
+    dry_run: bool = False
+    overwrite: bool = False
+
+
+AXES = ("style", "scene", "target", "addition", "word", "weight")
+
+
+def register() -> None:
+    """Put the schemas and the `slug` resolver where Hydra finds them; harmless when repeated."""
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=Train)
+    store.store(name="sweep_schema", node=Sweep)
+
+
+register()
+
+
+def to_train(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Train:
+    """Turn the composed configuration into a checked `Train`; InputError says what is wrong."""
+    train = _typed(cfg, Train, choices)
+    for name in ("sample_every", "validation_every", "checkpoint_every"):
+        if getattr(train, name) < 0:
+            raise InputError(f"{name} must be 0 (never) or a number of steps, not {getattr(train, name)}.")
+    return train
+
+
+def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
+    """Turn the composed configuration into a checked `Sweep`; InputError says what is wrong."""
+    sweep = _typed(cfg, Sweep, choices)
+    edit = sweep.edit
+    _one_of("edit.operator", edit.operator, OPERATORS)
+    _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
+    if edit.over is not None:
+        _one_of("edit.over", edit.over, ("replace", "refine"))
+    for name, window in {
+        "edit.cross_replace_steps": edit.cross_replace_steps,
+        "edit.self_replace_steps": edit.self_replace_steps,
+        **{f"edit.word_windows.{w}": v for w, v in edit.word_windows.items()},
+    }.items():
+        if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
+            raise InputError(f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8].")
+    if sweep.sampler.num_inference_steps < 1:
+        raise InputError("sampler.num_inference_steps must be at least 1.")
+    if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds) or min(sweep.seeds) < 0:
+        raise InputError(f"seeds={sweep.seeds} must be different numbers >= 0, for example seeds=[0,1,2,3].")
+    return sweep
+
+
+def load_subject(conf: Path, name: str) -> Subject:
+    """Read conf/subject/<name>.yaml on its own, for runs over several subjects."""
+    path = conf / "subject" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise InputError(f"there is no subject {name!r} ({path} is missing). Known subjects: {known}.")
+    merged = OmegaConf.merge({"subject": OmegaConf.structured(Subject)}, {"subject": OmegaConf.load(path)})
+    return OmegaConf.to_object(merged)["subject"]
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a typed configuration as nested dicts and lists, ready for JSON."""
+    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+
+
+def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any:
+    for group, choice in (choices or {}).items():
+        if isinstance(choice, (list, tuple)) or str(choice).startswith("["):
+            raise InputError(
+                f"{group}={choice} names several options at once, of which only the last would count. "
+                f"Use -m {group}=a,b for one run each, or train.py 'subjects=[a,b]' for several subjects in one model."
+            )
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+    except OmegaConfBaseException as error:
+        raise InputError(str(error).splitlines()[0]) from error
+    _one_of("logger.mode", typed.logger.mode, LOGGER_MODES)
+    return typed
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value} is unknown; choose one of {', '.join(allowed)}.")
