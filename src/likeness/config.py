@@ -126,7 +126,7 @@ class Edit:
     operator: str = MISSING
     over: str | None = None  # reweight on top of replace or refine
     uses: list[str] = field(default_factory=list)  # which of style, scene, target, ... this edit reads
-    defaults: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)  # of the axes left empty
     source: str = ""
     phrases: dict[str, dict[str, str]] = field(default_factory=dict)  # axis -> short name -> phrase
     cross_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.8])
