@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -238,7 +241,9 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
         **{f"edit.word_windows.{w}": v for w, v in edit.word_windows.items()},
     }.items():
         if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
-            raise InputError(f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8].")
+            raise InputError(
+                f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8]."
+            )
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
     if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds) or min(sweep.seeds) < 0:
@@ -280,3 +285,49 @@ def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{name}={value} is unknown; choose one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra knows about the running job."""
+
+    directory: Path
+    overrides: list[str]
+    choices: dict[str, Any]
+
+
+def job() -> Job:
+    """Return the running job's folder, command-line overrides and group choices."""
+    hydra_config = HydraConfig.get()
+    groups = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
+    return Job(
+        Path(hydra_config.runtime.output_dir),
+        list(hydra_config.overrides.task),
+        {g: hydra_config.runtime.choices[g] for g in groups if g in hydra_config.runtime.choices},
+    )
+
+
+def one_line(error: InputError) -> Exception:
+    """Return the exception that Hydra prints as one message without a traceback."""
+    return CompactHydraException(str(error))
+
+
+class RememberFolder(Callback):
+    """Hydra callback: remember where this launch writes, so that the parent process can gather its cells."""
+
+    folder: Path | None = None
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        RememberFolder.folder = Path(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        RememberFolder.folder = Path(config.hydra.sweep.dir)
+
+
+def gather_launched() -> None:
+    """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
+    folder = RememberFolder.folder
+    if folder is not None and any(folder.glob("**/cell.txt")):
+        from likeness.study.gather import gather
+
+        gather(folder)

@@ -1,0 +1,55 @@
+# `make help` lists what there is. Everything installs itself into .venv first.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' 2>/dev/null && { echo $$p; break; }; done)
+EXTRAS ?= dev
+RUN := .venv/bin/python
+STAMP := .venv/.installed-$(subst $(eval) ,_,$(EXTRAS))
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help setup demo test test-slow lint format evaluate-paperdoll bench bench-train reproduce clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(STAMP) ## make .venv and install the package with its tools
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "likeness needs Python 3.11, 3.12 or 3.13 (Hydra 1.3 does not start on 3.14); found: $$(python3 --version 2>&1)." >&2; \
+		echo "Install one of them, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.4'
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -e '.[$(EXTRAS)]'
+	@rm -f .venv/.installed-* && touch $@
+
+demo: $(STAMP) ## fine-tune tuki on the embedded model, edit it three ways, write the report
+	$(RUN) train.py subject=tuki
+	$(RUN) sweep.py -m hydra.sweep.dir=outputs/demo edit=local,global,reweight
+	@echo "Open outputs/demo/report.html"
+
+test: $(STAMP) ## the tests (under 5 minutes on 2 cores)
+	$(RUN) -m pytest
+
+test-slow: $(STAMP) ## every test, also the slow ones
+	$(RUN) -m pytest -m 'not gpu'
+
+lint: $(STAMP) ## ruff check and format check
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: $(STAMP) ## ruff format and safe fixes
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+evaluate-paperdoll: $(STAMP) ## measure the embedded model and rewrite its card
+	$(RUN) -m likeness.paperdoll.evaluate
+
+bench: $(STAMP) ## Prompt-to-Prompt against plain sampling
+	$(RUN) -m likeness.prompt_to_prompt.benchmark
+
+bench-train: $(STAMP) ## the trainer against an uncached loop
+	$(RUN) -m likeness.dreambooth.benchmark
+
+clean: ## remove outputs/ (asks nothing)
+	rm -rf outputs

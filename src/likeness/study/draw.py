@@ -1,0 +1,178 @@
+"""Draw the three arms of a cell from the same noise: source, target without, target with Prompt-to-Prompt."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from likeness.config import Sampler, Sweep
+from likeness.errors import InputError
+from likeness.study.edits import build_edit, local_blend
+from likeness.study.place import short_hash
+from likeness.study.plan import EditPlan
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+}
+
+
+@dataclass
+class Drawn:
+    """What a cell drew: uint8 pictures (h, w, 3) by arm, one per seed, and what came along."""
+
+    pictures: dict[str, list[np.ndarray]]
+    timing: dict[str, float]
+    notices: list[str] = field(default_factory=list)
+    attention: dict[str, Image.Image] = field(default_factory=dict)
+    masks: dict[str, Image.Image] = field(default_factory=dict)
+
+
+@functools.lru_cache(maxsize=1)
+def load_cached(base, folder: Path, weights: str, dtype: str, device: str):
+    """Load a fine-tuned pipeline once per process; `weights` is part of the key so that new files are seen."""
+    from likeness.dreambooth import load_finetuned
+
+    pipe = load_finetuned(base, folder, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def set_scheduler(pipe, sampler: Sampler) -> None:
+    """Give the pipeline the scheduler of conf/sampler, keeping the model's noise schedule."""
+    import diffusers
+
+    name = SCHEDULERS.get(sampler.scheduler)
+    if name is None:
+        raise InputError(
+            f"sampler.scheduler={sampler.scheduler} is unknown; choose one of {', '.join(SCHEDULERS)}."
+        )
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+
+
+class PictureCache:
+    """Pictures already drawn plainly, by what decides them; PNGs, written atomically, shared by all cells."""
+
+    def __init__(self, root: Path, key: dict[str, Any]) -> None:
+        self.root, self.key = root, key
+
+    def path(self, prompt: str, seed: int) -> Path:
+        return self.root / short_hash({**self.key, "prompt": prompt}) / f"seed{seed:04d}.png"
+
+    def read(self, prompt: str, seed: int) -> np.ndarray | None:
+        try:
+            with Image.open(self.path(prompt, seed)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (FileNotFoundError, OSError):
+            return None
+
+    def write(self, prompt: str, seed: int, picture: np.ndarray) -> None:
+        path = self.path(prompt, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        Image.fromarray(picture).save(part, format="PNG")
+        part.replace(path)
+
+
+def draw_cell(pipe, sweep: Sweep, plan: EditPlan, cache: PictureCache) -> Drawn:
+    """Draw every seed's source, without and with; plain pictures found in the cache are not drawn again."""
+    set_scheduler(pipe, sweep.sampler)
+    drawn = Drawn({"source": [], "without": [], "with": []}, {"draw": 0.0, "decode": 0.0})
+    per_call = max(1, sweep.model.seeds_per_call)
+    for start in range(0, len(sweep.seeds), per_call):
+        seeds = sweep.seeds[start : start + per_call]
+        source, edited = _edited(pipe, sweep, plan, seeds, drawn)
+        drawn.pictures["source"] += source
+        drawn.pictures["with"] += edited
+        for seed, picture in zip(seeds, source, strict=True):
+            cache.write(plan.source_prompt, seed, picture)
+        drawn.pictures["without"] += _plain(pipe, sweep, plan.target_prompt, seeds, cache, drawn)
+    return drawn
+
+
+def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
+    from likeness.prompt_to_prompt import prompt_to_prompt, seeded_latents
+
+    started = time.perf_counter()
+    context = prompt_to_prompt(
+        pipe,
+        plan.source_prompt,
+        [build_edit(plan, sweep.edit)],
+        behaviour=sweep.edit.behaviour,
+        local_blend=local_blend(plan, sweep.edit),
+        store_attention=sweep.show_attention,
+        self_replace_resolution=sweep.edit.self_replace_resolution,
+        num_inference_steps=sweep.sampler.num_inference_steps,
+    )
+    with context as p2p:
+        latents = pipe(
+            **p2p.inputs,
+            latents=p2p.latents(seeded_latents(seeds, latent_shape(pipe, sweep.model.resolution))),
+            num_inference_steps=sweep.sampler.num_inference_steps,
+            guidance_scale=sweep.sampler.guidance_scale,
+            output_type="latent",
+        ).images
+    drawn.timing["draw"] += time.perf_counter() - started
+    drawn.notices += [n for n in p2p.notices if n not in drawn.notices]
+    pictures = _decode(pipe, latents, drawn)
+    _keep_extras(p2p, pipe, sweep, plan, seeds, pictures, drawn)
+    return pictures[0::2], pictures[1::2]  # rows: (source, target) of each seed
+
+
+def _plain(pipe, sweep: Sweep, prompt: str, seeds: list[int], cache: PictureCache, drawn: Drawn):
+    from likeness.prompt_to_prompt import seeded_latents
+
+    found = {seed: cache.read(prompt, seed) for seed in seeds}
+    missing = [seed for seed in seeds if found[seed] is None]
+    if missing:
+        started = time.perf_counter()
+        latents = seeded_latents(missing, latent_shape(pipe, sweep.model.resolution))
+        latents = pipe(
+            [prompt] * len(missing),
+            latents=latents.to(pipe.device, pipe.unet.dtype),
+            num_inference_steps=sweep.sampler.num_inference_steps,
+            guidance_scale=sweep.sampler.guidance_scale,
+            output_type="latent",
+        ).images
+        drawn.timing["draw"] += time.perf_counter() - started
+        for seed, picture in zip(missing, _decode(pipe, latents, drawn), strict=True):
+            found[seed] = picture
+            cache.write(prompt, seed, picture)
+    return [found[seed] for seed in seeds]
+
+
+def latent_shape(pipe, resolution: int | None) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the latents for a picture side in pixels (None: the model's own)."""
+    side = resolution // pipe.vae_scale_factor if resolution else pipe.unet.config.sample_size
+    return pipe.unet.config.in_channels, side, side
+
+
+@torch.no_grad()
+def _decode(pipe, latents: torch.Tensor, drawn: Drawn) -> list[np.ndarray]:
+    started = time.perf_counter()
+    pictures = []
+    for chunk in latents.split(4):
+        images = pipe.vae.decode(chunk.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor).sample
+        images = pipe.image_processor.postprocess(images, output_type="np")
+        pictures += list((images * 255).round().astype(np.uint8))
+    drawn.timing["decode"] += time.perf_counter() - started
+    return pictures
+
+
+def _keep_extras(p2p, pipe, sweep: Sweep, plan: EditPlan, seeds, pictures, drawn: Drawn) -> None:
+    from likeness.study.overlays import attention_overlays, mask_overlays
+
+    if sweep.show_attention and not drawn.attention:
+        drawn.attention.update(attention_overlays(p2p, plan, pictures[0], pictures[1]))
+    if sweep.edit.blend is not None and not drawn.masks:
+        drawn.masks.update(mask_overlays(p2p, seeds, pictures))

@@ -1,0 +1,70 @@
+"""From an edit plan and its settings to the objects of likeness.prompt_to_prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from likeness.config import Edit
+from likeness.errors import InputError
+from likeness.study.plan import EditPlan
+
+
+def build_edit(plan: EditPlan, edit: Edit) -> Any:
+    """Return the Replace, Refine or Reweight that a plan and its windows describe."""
+    from likeness.prompt_to_prompt import Refine, Replace, Reweight
+
+    classes = {"replace": Replace, "refine": Refine}
+    windows = {
+        "cross_replace_steps": _cross(edit),
+        "self_replace_steps": tuple(edit.self_replace_steps),
+    }
+    if plan.operator in classes:
+        return classes[plan.operator](plan.target_prompt, **windows)
+    if plan.over is None:
+        return Reweight(None, dict(plan.weights), **windows)
+    return Reweight(
+        plan.target_prompt,
+        dict(plan.weights),
+        over=classes[plan.over](plan.target_prompt, **windows),
+        **windows,
+    )
+
+
+def _cross(edit: Edit) -> Any:
+    window = tuple(edit.cross_replace_steps)
+    if not edit.word_windows:
+        return window
+    return {"default_": window, **{word: tuple(w) for word, w in edit.word_windows.items()}}
+
+
+def local_blend(plan: EditPlan, edit: Edit) -> Any:
+    """Return the LocalBlend of an edit, by default on the swapped words, or None where none is asked for."""
+    if edit.blend is None:
+        return None
+    from likeness.prompt_to_prompt import LocalBlend
+
+    words = edit.blend.words or [_swapped(plan, 0), _swapped(plan, 1)]
+    if len(words) != 2:
+        raise InputError(f"edit.blend.words needs two lists, for source and target; it has {len(words)}.")
+    return LocalBlend(
+        words,
+        substruct_words=edit.blend.substruct_words or None,
+        threshold=edit.blend.threshold,
+        start=edit.blend.start,
+    )
+
+
+def _swapped(plan: EditPlan, side: int) -> list[str]:
+    other = [set(phrases[1 - side].split()) for phrases in plan.swaps]
+    words = [
+        word
+        for phrases, shared in zip(plan.swaps, other, strict=True)
+        for word in phrases[side].split()
+        if word not in shared and word not in ("a", "an", "the")
+    ]
+    if not words:
+        raise InputError(
+            "LocalBlend does not know which words to follow in this edit: give "
+            "edit.blend.words=[[word of the source],[word of the target]]."
+        )
+    return words

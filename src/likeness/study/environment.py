@@ -1,0 +1,56 @@
+"""What a record says about where it was made: packages, git state, device, command."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("likeness", "torch", "diffusers", "transformers", "accelerate", "peft", "lpips", "torchmetrics")
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Return package versions, python, platform and git state of the checkout, if it is one."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "packages": packages,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return commit and dirtiness of the checkout this package runs from; None outside one."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def command() -> str:
+    """Return the command line of this process, quoted for a shell."""
+    return shlex.join(["python", *sys.argv])
+
+
+def entry_command(script: str, overrides: list[str]) -> str:
+    """Return `python script override ...`, quoted for a shell."""
+    return shlex.join(["python", script, *overrides])

@@ -1,0 +1,120 @@
+"""Measure a cell's pictures, pair the arms by seed, and lay the cell out in files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from likeness.config import Sweep
+from likeness.study.cells import ARMS, CellWriter
+from likeness.study.plan import EditPlan
+
+Measured = dict[str, dict[str, list[float | None]]]  # arm -> metric -> one value per seed
+
+
+def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
+    """Return uint8 (h, w, 3) pictures as float (n, 3, h, w) in [0, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def measure(suite, pictures: dict[str, list[np.ndarray]], plan: EditPlan) -> Measured:
+    """Return every metric of every arm against the source of the same seed.
+
+    The source arm is measured against itself and its own prompt, so that its `clip_t` and probe readings are
+    in the table; where a metric compares with the source it says what no change at all would give.
+    """
+    source = to_tensor(pictures["source"])
+    prompts = {"source": plan.source_prompt, "without": plan.target_prompt, "with": plan.target_prompt}
+    return {
+        arm: {
+            name: [_number(v) for v in values.tolist()]
+            for name, values in suite.measure(
+                source, to_tensor(pictures[arm]), plan.source_prompt, prompts[arm]
+            ).items()
+        }
+        for arm in ARMS
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def grammar_notices(sweep: Sweep, plan: EditPlan) -> list[str]:
+    """Say which words the embedded model has never seen; other models know more words than a list could hold."""
+    if sweep.model.source != "embedded":
+        return []
+    from likeness.paperdoll.captions import unknown_words
+
+    known = set(sweep.subject.identifier.lower().split())
+    words = {w for p in (plan.source_prompt, plan.target_prompt) for w in unknown_words(p)} - known
+    if not words:
+        return []
+    return [
+        f"the embedded model was never shown: {', '.join(sorted(words))}. Its answer to these words means "
+        "nothing; model=sd15 knows them."
+    ]
+
+
+def summarise(measured: Measured, seeds: list[int]) -> dict[str, Any]:
+    """Return means and the paired difference with minus without over seeds, per metric."""
+    from likeness.metrics.statistics import paired
+
+    metrics: dict[str, Any] = {}
+    for name in measured["with"]:
+        pairs = [
+            (a, b)
+            for a, b in zip(measured["with"][name], measured["without"].get(name, []), strict=False)
+            if a is not None and b is not None
+        ]
+        if not pairs:
+            continue
+        with_, without = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
+        metrics[name] = {
+            "with": float(with_.mean()),
+            "without": float(without.mean()),
+            "difference": paired(with_, without),
+        }
+    success = metrics.get("edit_success")
+    return {
+        "n": len(seeds),
+        "metrics": metrics,
+        "success": {arm: success[arm] for arm in ("with", "without")} if success else None,
+    }
+
+
+def write_cell(writer: CellWriter, record: dict[str, Any], drawn, measured: Measured) -> list[dict[str, Any]]:
+    """Write pictures, grid, results.csv, summary.json and the record; return the rows of results.csv."""
+    from likeness.report.grid import make_grid
+
+    seeds, axes = record["seeds"], record["axes"]
+    images = {arm: [Image.fromarray(p) for p in drawn.pictures[arm]] for arm in ARMS}
+    names = list(dict.fromkeys(name for arm in ARMS for name in measured[arm]))
+    rows = []
+    for index, seed in enumerate(seeds):
+        for arm in ARMS:
+            file = writer.image(f"images/seed{seed:04d}-{arm}.png", images[arm][index])
+            about = {
+                k: axes[k]
+                for k in ("subject", "prior_class", "model", "method", "schedule", "edit", "operator")
+            }
+            prompts = {k: record[k] for k in ("source_prompt", "target_prompt")}
+            values = {name: measured[arm].get(name, [None] * len(seeds))[index] for name in names}
+            rows.append({**about, **prompts, "seed": seed, "arm": arm, **values, "image": file})
+    for name, image in (*drawn.attention.items(), *drawn.masks.items()):
+        writer.image(name, image)
+    labels = (
+        f"source: {record['source_prompt']}",
+        f"without P2P: {record['target_prompt']}",
+        f"with P2P: {record['target_prompt']}",
+    )
+    grid = make_grid([images[arm] for arm in ARMS], list(labels), [f"seed {seed}" for seed in seeds])
+    writer.image("grid.png", grid)
+    writer.csv("results.csv", rows)
+    writer.json("summary.json", summarise(measured, seeds))
+    writer.json("record.json", record)
+    return rows

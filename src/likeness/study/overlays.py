@@ -1,0 +1,38 @@
+"""Pictures of where an edit acts: per-word attention maps and LocalBlend masks laid over the drawn picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from likeness.config import slug
+from likeness.study.plan import EditPlan
+
+
+def attention_overlays(p2p, plan: EditPlan, source: np.ndarray, target: np.ndarray) -> dict[str, Image.Image]:
+    """Return attention/<side>-<word>.png overlays for the first seed; maps are normalised per word."""
+    overlays = {}
+    for side, prompt, picture in ((0, plan.source_prompt, source), (1, plan.target_prompt, target)):
+        for number, word in enumerate(dict.fromkeys(prompt.split())):
+            heat = p2p.attention_maps.word(word, prompt=side, image=0)
+            name = f"attention/{('source', 'target')[side]}-{number:02d}-{slug(word)}.png"
+            overlays[name] = overlay(picture, heat)
+    return overlays
+
+
+def mask_overlays(p2p, seeds: list[int], pictures: list[np.ndarray]) -> dict[str, Image.Image]:
+    """Return mask-seedNNNN.png: the last LocalBlend mask, kept part dimmed, over each seed's edited picture."""
+    return {
+        f"mask-seed{seed:04d}.png": overlay(pictures[2 * index + 1], p2p.masks.last(prompt=1, image=index))
+        for index, seed in enumerate(seeds)
+    }
+
+
+def overlay(picture: np.ndarray, heat) -> Image.Image:
+    """Dim a uint8 (h, w, 3) picture where a map (rows, columns) of non-negative values is low."""
+    values = np.asarray(heat, dtype=np.float32)
+    values = values / max(float(values.max()), 1e-12)
+    size = picture.shape[1], picture.shape[0]
+    mask = Image.fromarray((values * 255).astype(np.uint8)).resize(size, Image.BICUBIC)
+    weight = 0.2 + 0.8 * np.asarray(mask, dtype=np.float32)[..., None] / 255
+    return Image.fromarray((picture * weight).astype(np.uint8))

@@ -1,0 +1,132 @@
+"""Where things live: the fine-tuned model of a configuration, and the trainer's arguments made from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from likeness import dreambooth, models
+from likeness.config import Model, PriorClass, Subject, Sweep, Train, slug
+from likeness.errors import InputError
+from likeness.subjects import Photo, find_photos, photos_hash
+
+EMBEDDED_PHOTOS = "embedded:"
+
+
+def model_source(model: Model) -> models.ModelSource:
+    """Return what models.py needs to find the base model."""
+    return models.ModelSource(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        variant=model.variant,
+        config=model.config,
+        local_files_only=model.local_files_only,
+    )
+
+
+def photos_of(subject: Subject, resolution: int | None = None) -> list[Photo]:
+    """Return the subject's photos; `embedded:NAME` means those shipped with the package."""
+    folder = subject.photos
+    if folder.startswith(EMBEDDED_PHOTOS):
+        folder = Path(__file__).parents[1] / "paperdoll" / "photos" / folder.removeprefix(EMBEDDED_PHOTOS)
+    return find_photos(folder, resolution=resolution)
+
+
+def concept(subject: Subject, prior: PriorClass, resolution: int | None = None) -> dreambooth.Concept:
+    """Return the trainer's view of a subject and its prior class."""
+    return dreambooth.Concept(
+        identifier=subject.identifier,
+        class_word=subject.class_word,
+        instance_prompt=subject.instance_prompt,
+        photos=photos_of(subject, resolution),
+        class_prompts=list(prior.prompts),
+        class_dir=Path(prior.folder).expanduser() if prior.folder else None,
+    )
+
+
+def settings(config: Train | Sweep, **shown: Any) -> dreambooth.TrainSettings:
+    """Return the trainer's settings; `shown` are those that only decide what is logged on the way."""
+    schedule, method, prior = config.schedule, config.method, config.prior_class
+    values = asdict(schedule) | asdict(method) | shown
+    for name in ("name",):
+        values.pop(name)
+    return dreambooth.TrainSettings(
+        **values,
+        method=method.name,
+        mixed_precision=_precision(config),
+        resolution=config.model.resolution,
+        prior_loss_weight=prior.prior_loss_weight,
+        num_class_images=prior.num_class_images,
+        class_num_inference_steps=prior.num_inference_steps,
+        class_guidance_scale=config.model.guidance_scale,
+    )
+
+
+def _precision(config: Train | Sweep) -> str:
+    if config.model.mixed_precision != "auto":
+        return config.model.mixed_precision
+    device = models.resolve_device(config.device)
+    dtype = models.resolve_dtype("auto", device)
+    return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[dtype]
+
+
+def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -> Path:
+    """Return where the fine-tuned model of this configuration lives, trained or not.
+
+    The readable part names model, subject, prior class, method and schedule; the hash covers every value of
+    those groups, the photos and, for the embedded model, the weights, so other settings never collide.
+    """
+    chosen = subjects or [config.subject]
+    model = asdict(config.model)
+    for name in ("metrics", "guidance_scale", "seeds_per_call", "dtype", "local_files_only"):
+        model.pop(name)  # they decide how pictures are drawn, not what is trained
+    for table in ("num_train_steps", "learning_rate", "text_encoder_learning_rate"):
+        model.pop(table)  # the schedule holds the value chosen from them
+    identity = {
+        "subjects": [
+            {
+                "identifier": s.identifier,
+                "class_word": s.class_word,
+                "instance_prompt": s.instance_prompt,
+                "photos": photos_hash(photos_of(s)),
+            }
+            for s in chosen
+        ],
+        "prior_class": asdict(config.prior_class),
+        "class_guidance_scale": config.model.guidance_scale,
+        "model": model,
+        "method": asdict(config.method),
+        "schedule": asdict(config.schedule),
+    }
+    if config.model.source == "embedded":
+        identity["weights"] = models.weights_id(model_source(config.model))
+    who = "+".join(slug(s.name) for s in chosen)
+    parts = (
+        who,
+        slug(config.prior_class.name),
+        config.method.name,
+        config.schedule.name,
+        short_hash(identity),
+    )
+    return Path(config.out) / "models" / slug(config.model.name) / "-".join(parts)
+
+
+def short_hash(value: Any) -> str:
+    """Return eight hex digits of the SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def need_finetuned(config: Sweep, command: str) -> Path:
+    """Return the folder of the fine-tuned model, or say which command makes it."""
+    folder = model_folder(config)
+    if not dreambooth.is_finished(folder):
+        raise InputError(
+            f"{config.subject.name} has not been fine-tuned with these settings (looked in {folder}).\n"
+            f"Run first:\n  {command}"
+        )
+    return folder

@@ -1,0 +1,25 @@
+"""Fine-tune one subject with DreamBooth: python train.py subject=tuki [model=...] [method=...] [schedule=...]."""
+
+from pathlib import Path
+
+import hydra
+
+from likeness import config
+from likeness.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg) -> None:
+    job = config.job()
+    try:
+        train = config.to_train(cfg, job.choices)
+        subjects = [config.load_subject(Path(__file__).parent / "conf", name) for name in train.subjects]
+        from likeness.study.finetune import finetune
+
+        finetune(train, job.directory, subjects)
+    except InputError as error:
+        raise config.one_line(error) from error
+
+
+if __name__ == "__main__":
+    main()
