@@ -3,8 +3,12 @@
 python tiny_dreambooth.py FOLDER OUT '{"method": "lora", ...}'
 """
 
+import atexit
+import functools
 import json
+import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -129,6 +133,49 @@ QUICK = {
 def settings(**changes) -> TrainSettings:
     """Return settings of a run of seconds."""
     return TrainSettings(**(QUICK | changes))
+
+
+@functools.cache
+def root() -> Path:
+    """Return a folder with model/, photos/ and photos2/, made once per process and removed at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="likeness-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    save_model(folder / "model")
+    save_photos(folder / "photos")
+    save_photos(folder / "photos2", count=3, offset=50)
+    return folder
+
+
+def train_tiny(
+    out: Path, *, model: Path | None = None, class_root: Path | None = None, concepts=None, **options
+):
+    """Train the tiny model in this process; options not known to the trainer are settings."""
+    from likeness.dreambooth import train
+
+    known = {name: options.pop(name) for name in ("on_event", "probe_model") if name in options}
+    return train(
+        source(model or root() / "model"),
+        concepts or [concept(root() / "photos")],
+        settings(**options),
+        out,
+        class_root=class_root or root() / "class",
+        device="cpu",
+        **known,
+    )
+
+
+def weights(out: Path, part: str = "unet") -> dict:
+    """Return the tensors of a finished model."""
+    from safetensors.torch import load_file
+
+    name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
+    folder = out / "model" if (out / "model").exists() else out
+    return load_file(folder / part / name)
+
+
+def same(one: dict, other: dict) -> bool:
+    """Say whether two sets of tensors are equal bit for bit."""
+    return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
 
 
 def source(folder: Path) -> ModelSource:

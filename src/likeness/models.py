@@ -110,7 +110,7 @@ def load_pipeline(
     kind, path = locate(model)
     plain = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        with _quietly():
+        with quietly():
             if kind == "file":
                 pipe = StableDiffusionPipeline.from_single_file(
                     str(path),
@@ -142,7 +142,7 @@ def load_pipeline(
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence the libraries' loading bars, and give them back as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

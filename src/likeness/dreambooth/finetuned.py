@@ -21,7 +21,7 @@ from likeness.dreambooth.storage import (
     write_text,
 )
 from likeness.errors import InputError
-from likeness.models import ModelSource, load_pipeline
+from likeness.models import ModelSource, load_pipeline, quietly
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
@@ -37,14 +37,15 @@ def save_finetuned(pipe, settings: TrainSettings, out: Path) -> None:
 
 
 def _save_full(pipe, folder: Path) -> None:
-    dtypes = {name: getattr(pipe, name).dtype for name in ("vae", "text_encoder")}
-    for name in dtypes:
-        getattr(pipe, name).to(torch.float32)
+    frozen = {part: part.dtype for part in (pipe.vae, pipe.text_encoder) if part.dtype != torch.float32}
+    for part in frozen:
+        part.to(torch.float32)
     try:
-        pipe.save_pretrained(folder, safe_serialization=True)
+        with quietly():
+            pipe.save_pretrained(folder, safe_serialization=True)
     finally:
-        for name, dtype in dtypes.items():
-            getattr(pipe, name).to(dtype)
+        for part, dtype in frozen.items():
+            part.to(dtype)
 
 
 def save_lora(pipe, folder: Path) -> None:

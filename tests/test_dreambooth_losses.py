@@ -1,0 +1,90 @@
+"""The DreamBooth objective, min-SNR weights, learning-rate schedules and the stream of pictures."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+
+from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
+from likeness.dreambooth.stream import Stream
+
+
+def test_total_is_the_sum_of_the_two_means():
+    pred, target = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    total, instance, prior = dreambooth_loss(pred, target, 2, 0.5)
+    assert torch.allclose(instance, torch.nn.functional.mse_loss(pred[:2], target[:2]))
+    assert torch.allclose(prior, torch.nn.functional.mse_loss(pred[2:], target[2:]))
+    assert torch.allclose(total, instance + 0.5 * prior)
+
+
+def test_without_class_rows_there_is_no_prior():
+    pred, target = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 2, 2)
+    total, instance, prior = dreambooth_loss(pred, target, 2, 1.0)
+    assert total == instance and prior == 0
+
+
+def test_each_half_is_weighted_by_its_own_timesteps():
+    """With one row per half, broadcasting 2B weights over B losses would mix the class timestep in (#5791)."""
+    alphas = DDPMScheduler(beta_schedule="scaled_linear").alphas_cumprod
+    pred, target = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2)
+    seen = []
+    for class_timestep in (5, 900):
+        weights = min_snr_weights(alphas, torch.tensor([100, class_timestep]), 5.0, "epsilon")
+        seen.append(dreambooth_loss(pred, target, 1, 1.0, weights))
+    assert seen[0][1] == seen[1][1], "the instance loss must not depend on the class sample's timestep"
+    assert seen[0][2] != seen[1][2], "the prior term must be weighted too"
+    many = torch.arange(0, 1000, 125)
+    weights = min_snr_weights(alphas, many, 5.0, "epsilon")
+    rows = torch.randn(8, 4, 2, 2)
+    _, instance, prior = dreambooth_loss(rows, torch.zeros_like(rows), 4, 1.0, weights)
+    per_row = rows.square().mean((1, 2, 3)) * weights
+    assert torch.allclose(instance, per_row[:4].mean()) and torch.allclose(prior, per_row[4:].mean())
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_min_snr_is_the_published_formula(kind):
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=kind)
+    timesteps = torch.tensor([0, 10, 300, 999])
+    alphas = scheduler.alphas_cumprod[timesteps]
+    snr = alphas / (1 - alphas)
+    wanted = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
+    found = min_snr_weights(scheduler.alphas_cumprod, timesteps, 5.0, kind)
+    assert torch.allclose(found, wanted, rtol=1e-4)
+    assert found[-1] == pytest.approx(1.0 if kind == "epsilon" else (snr / (snr + 1))[-1].item(), rel=1e-4)
+
+
+def test_v_target_gives_the_clean_latents_back():
+    scheduler = DDPMScheduler(prediction_type="v_prediction")
+    latents, noise, timesteps = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2), torch.tensor([20, 700])
+    velocity = training_target(scheduler, latents, noise, timesteps)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    assert torch.allclose(alphas.sqrt() * noisy - (1 - alphas).sqrt() * velocity, latents, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine"])
+def test_schedules_agree_with_diffusers(name):
+    warmup = 0 if name == "constant" else 3
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=20)
+    for step in range(20):
+        assert lr_factor(name, step, 20, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_subjects_take_turns_and_every_epoch_shows_every_photo():
+    stream = Stream([3, 5], [4, 4], variants=1, batch=2, seed=0)
+    rows = [row for step in range(15) for row in stream.instance_rows(stream.positions(step, 0, 1))]
+    assert sum(row < 3 for row in rows) == 15 and sum(row >= 3 for row in rows) == 15
+    assert sorted(rows[0:6:2]) == [0, 1, 2] and sorted(rows[1:11:2]) == [3, 4, 5, 6, 7]
+    classes = stream.class_rows(range(4))
+    assert [row < 4 for row in classes] == [True, False, True, False], "class picture of the same subject"
+
+
+def test_processes_share_one_stream():
+    stream = Stream([7], [], variants=2, batch=1, seed=3)
+    wide = Stream([7], [], variants=2, batch=2, seed=3)
+    for step in range(9):
+        split = [stream.instance_rows(stream.positions(step, rank, 2))[0] for rank in (0, 1)]
+        assert split == wide.instance_rows(wide.positions(step, 0, 1))

@@ -1,0 +1,259 @@
+"""Killed at any moment and started again, a run ends with the same bits; torn and foreign files are never loaded."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import tiny_dreambooth as tiny
+import torch
+from safetensors.torch import load_file
+
+from likeness.dreambooth import is_finished
+from likeness.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+OPTIONS = {"train_text_encoder": 0.5, "ema_decay": 0.9, "snr_gamma": 5.0, "sample_every": 3, "crops": 2}
+RUN = Path(__file__).with_name("tiny_dreambooth.py")
+HEAVY = [  # what a training imports late
+    "likeness.dreambooth.loop",
+    "accelerate.utils",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.schedulers.scheduling_ddpm",
+    "transformers.models.clip.tokenization_clip",
+]
+STAGES = {  # where to die: module, function of it, after how many calls, before or in the middle of the call
+    "class generation": ("likeness.subjects", "_write_png", 3),
+    "caching": ("safetensors.torch", "save_file", 1),
+    "a step": ("torch.nn.utils", "clip_grad_norm_", 4),
+    "a save": ("likeness.dreambooth.checkpoint", "save_file", 5),
+    "between writing and renaming": ("likeness.dreambooth.storage", "_replace_folder", 2),
+    "the final save": ("likeness.dreambooth.finetuned", "write_card", 1),
+}
+
+
+def die(root: Path, out: Path, options: dict, module: str, name: str, calls: int) -> None:
+    """Train in a child and kill it with SIGKILL at the given call of a function."""
+    import importlib
+
+    torch.set_num_threads(1)
+    target = importlib.import_module(module)
+    real, seen = getattr(target, name), [0]
+
+    def counting(*args, **kwargs):
+        seen[0] += 1
+        if seen[0] == calls:
+            if name == "save_file":  # leave half a file behind
+                Path(args[1]).write_bytes(b"\x08\x00\x00\x00torn")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(target, name, counting)
+    tiny.main(root, out, options)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A process that has imported everything and computed nothing, whose children start at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    return context
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The uninterrupted run."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("reference")
+    tiny.train_tiny(folder / "run", class_root=folder / "run-class", **OPTIONS)
+    return folder / "run"
+
+
+def assert_same_run(out: Path, reference: Path) -> None:
+    for part in ("unet", "text_encoder"):
+        assert tiny.same(tiny.weights(out, part), tiny.weights(reference, part)), part
+    assert (out / "history.csv").read_text() == (reference / "history.csv").read_text()
+    assert [f.name for f in out.rglob("*.partial")] == []
+    pictures = sorted(f.name for f in out.with_name(f"{out.name}-class").rglob("*.png"))
+    assert len(pictures) == len(set(pictures)) == 8
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_and_resumed_equals_uninterrupted(server, reference, tmp_path, stage):
+    out = tmp_path / "run"
+    child = server.Process(target=die, args=(tiny.root(), out, dict(OPTIONS), *STAGES[stage]))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL, "the child must have died where it was told to"
+    assert not is_finished(out)
+    tiny.train_tiny(out, class_root=tmp_path / "run-class", **OPTIONS)
+    assert is_finished(out)
+    assert_same_run(out, reference)
+
+
+def test_a_finished_lora_run_resumed_from_its_middle_is_the_same(tmp_path):
+    torch.set_num_threads(1)
+    options = {"method": "lora", "lora_text_encoder": True}
+    tiny.train_tiny(tmp_path / "a", **options)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for gone in ("checkpoint-6", "lora"):
+        shutil.rmtree(tmp_path / "b" / gone)
+    (tmp_path / "b" / "settings.json").unlink()
+    assert tiny.train_tiny(tmp_path / "b", **options).resumed_from == 4
+    one, other = (load_file(tmp_path / n / "lora" / "pytorch_lora_weights.safetensors") for n in "ab")
+    assert tiny.same(one, other)
+
+
+@pytest.fixture
+def interrupted(tmp_path, reference):
+    """A run whose final model was not written yet."""
+    shutil.copytree(reference, tmp_path / "run")
+    shutil.copytree(reference.with_name("run-class"), tmp_path / "run-class")
+    shutil.rmtree(tmp_path / "run" / "model")
+    (tmp_path / "run" / "settings.json").unlink()
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest"])
+def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
+    file = interrupted / "checkpoint-6" / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(data[:-7])
+    elif damage == "flipped":
+        data[-3] ^= 1
+        file.write_bytes(data)
+    else:
+        (interrupted / "checkpoint-6" / "state.json").unlink()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = tiny.train_tiny(interrupted, class_root=interrupted.with_name("run-class"), **OPTIONS)
+    assert result.resumed_from == 4
+    assert any("checkpoint-6 is torn" in str(w.message) for w in said) and "torn" in result.notices[0]
+    assert_same_run(interrupted, reference)
+
+
+def test_a_foreign_checkpoint_is_refused(interrupted):
+    foreign = interrupted / "checkpoint-500"
+    foreign.mkdir()
+    (foreign / "optimizer.bin").write_bytes(b"pickle")
+    with pytest.raises(InputError, match=r"checkpoint-500 was not written by this program"):
+        tiny.train_tiny(interrupted, **OPTIONS)
+    assert foreign.exists()
+
+
+def test_changed_settings_are_named(interrupted):
+    with pytest.raises(InputError, match=r"settings.learning_rate: 0.001 -> 0.002.*settings.seed: 0 -> 1"):
+        tiny.train_tiny(interrupted, **OPTIONS | {"learning_rate": 2e-3, "seed": 1})
+    with pytest.raises(InputError, match=r"subjects\[0\].photos"):
+        tiny.train_tiny(interrupted, concepts=[tiny.concept(tiny.root() / "photos2")], **OPTIONS)
+
+
+def test_what_only_looks_may_change(interrupted):
+    options = OPTIONS | {"sample_every": 0, "checkpoint_every": 5, "log_every": 2}
+    assert (
+        tiny.train_tiny(interrupted, class_root=interrupted.with_name("run-class"), **options).resumed_from
+        == 6
+    )
+
+
+def test_two_trainings_never_share_a_folder(tmp_path):
+    from likeness.dreambooth.storage import locked
+
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="another training is running"):
+        tiny.train_tiny(tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    import likeness.dreambooth.checkpoint as module
+
+    real, calls = module.save_file, [0]
+
+    def full(tensors, path):
+        calls[0] += 1
+        if calls[0] == 4:
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(InputError, match="the disk is full: checkpoint 4"):
+        tiny.train_tiny(tmp_path / "run")
+    assert [f.name for f in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-2"]
+    monkeypatch.undo()
+    assert tiny.train_tiny(tmp_path / "run").resumed_from == 2
+
+
+def test_space_is_checked_before_writing(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(InputError, match=r"not enough disk .* MB needed, 0 MB free"):
+        tiny.train_tiny(tmp_path / "run")
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    import likeness.dreambooth.loop as module
+
+    real, calls = module.dreambooth_loss, [0]
+
+    def broken(*args):
+        calls[0] += 1
+        losses = real(*args)
+        return (losses[0] * float("nan"), *losses[1:]) if calls[0] == 4 else losses
+
+    monkeypatch.setattr(module, "dreambooth_loss", broken)
+    with pytest.raises(InputError, match=r"not a number at step 4 .*checkpoint-2 is kept"):
+        tiny.train_tiny(tmp_path / "run")
+    monkeypatch.undo()
+    assert tiny.train_tiny(tmp_path / "run").resumed_from == 2
+
+
+@pytest.mark.slow
+def test_twenty_random_moments(server, reference, tmp_path):
+    draw = random.Random(0)
+    for moment in range(20):
+        out = tmp_path / f"{moment}" / "run"
+        out.parent.mkdir()
+        for _ in range(draw.choice((1, 2))):
+            child = server.Process(target=tiny.main, args=(tiny.root(), out, dict(OPTIONS)))
+            child.start()
+            time.sleep(draw.uniform(0.1, 4.0))
+            child.kill()
+            child.join(60)
+        tiny.train_tiny(out, class_root=out.with_name("run-class"), **OPTIONS)
+        assert_same_run(out, reference)
+
+
+def _two_processes(out: Path, options: dict) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    arguments = [str(RUN), str(tiny.root()), str(out), json.dumps(options)]
+    return subprocess.Popen([*command, *arguments], env=environment, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_equal_uninterrupted(tmp_path):
+    options = OPTIONS | {"lr_scheduler": "cosine", "num_class_images": 16, "log_every": 1}
+    assert _two_processes(tmp_path / "a" / "run", options).wait(300) == 0
+    killed = _two_processes(tmp_path / "b" / "run", options)
+    while not (tmp_path / "b" / "run" / "checkpoint-2").exists():
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait(60)
+    assert _two_processes(tmp_path / "b" / "run", options).wait(300) == 0
+    one, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    assert tiny.same(tiny.weights(one), tiny.weights(other))
+    assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
+    assert len(list((tmp_path / "a" / "run-class").rglob("*.png"))) == 16
+    tiny.train_tiny(tmp_path / "c" / "run", class_root=tmp_path / "c" / "class", **options)
+    alone = (tmp_path / "c" / "run" / "history.csv").read_text().splitlines()
+    together = (one / "history.csv").read_text().splitlines()
+    rate = alone[0].split(",").index("train/lr")
+    assert [r.split(",")[rate] for r in alone] == [r.split(",")[rate] for r in together]

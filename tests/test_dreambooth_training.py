@@ -1,0 +1,243 @@
+"""Fine-tuning a tiny Stable Diffusion, whole: what is trained, what is left alone, what is written."""
+
+import csv
+
+import pytest
+import tiny_dreambooth as tiny
+import torch
+from diffusers import StableDiffusionPipeline
+
+from likeness.dreambooth import is_finished, load_finetuned
+from likeness.dreambooth.batches import Batches
+from likeness.dreambooth.sampling import draw
+from likeness.errors import InputError
+from likeness.models import load_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+NOISE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+PROMPT = ["photo of tuki man"]
+
+
+def picture(pipe) -> torch.Tensor:
+    image = draw(pipe, PROMPT, NOISE, 3, 3.0)[0]
+    return torch.tensor(list(image.tobytes())).float() / 255
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A finished run with everything that looks on, and what it reported."""
+    out, events, probed = tmp_path_factory.mktemp("full") / "run", [], []
+
+    def probe(pipe, step):
+        probed.append((step, picture(pipe)))
+        return {"probe/mean": float(probed[-1][1].mean())}
+
+    result = tiny.train_tiny(out, on_event=events.append, probe_model=probe, sample_every=3)
+    return out, events, probed, result
+
+
+def test_it_writes_what_it_promises(full):
+    out, events, _, result = full
+    for name in (
+        "model/model_index.json",
+        "history.csv",
+        "README.md",
+        "settings.json",
+        "samples/step-000003.png",
+    ):
+        assert (out / name).is_file(), name
+    assert is_finished(out) and result.steps == 6 and result.resumed_from == 0
+    assert sorted(f.name for f in out.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    assert {e.kind for e in events} == {"log", "samples", "validation", "health", "checkpoint", "done"}
+    assert not list(out.rglob("*.bin")) and not list(out.rglob("*.pt")) and not list(out.rglob("*.pkl"))
+
+
+def test_history_holds_what_was_reported(full):
+    out, events, _, _ = full
+    with (out / "history.csv").open() as stream:
+        rows = {int(row["step"]): row for row in csv.DictReader(stream)}
+    for event in events:
+        for name, value in event.values.items():
+            if event.kind != "done" and name != "train/steps_per_second":
+                assert float(rows[event.step][name]) == value
+    assert {"health/identifier_entropy", "health/class_focus_change", "probe/mean"} <= set(rows[6])
+    loss = {step: float(row["validation/loss_instance"]) for step, row in rows.items() if step in (0, 6)}
+    assert loss[6] < loss[0]
+
+
+def test_only_the_unet_is_trained(full):
+    out, base = full[0], tiny.root() / "model"
+    assert not tiny.same(tiny.weights(out), tiny.weights(base))
+    assert tiny.same(tiny.weights(out, "vae"), tiny.weights(base, "vae"))
+    assert tiny.same(tiny.weights(out, "text_encoder"), tiny.weights(base, "text_encoder"))
+
+
+def test_the_probe_sees_the_base_first_and_the_result_last(full):
+    out, _, probed, _ = full
+    assert [step for step, _ in probed] == [0, 3, 6]
+    base = load_pipeline(tiny.source(tiny.root() / "model"))
+    assert torch.allclose(probed[0][1], picture(base), atol=1e-2)
+    plain = StableDiffusionPipeline.from_pretrained(out / "model", local_files_only=True)
+    plain.set_progress_bar_config(disable=True)
+    assert torch.allclose(probed[-1][1], picture(plain), atol=1e-2)
+    assert (probed[-1][1] - probed[0][1]).abs().max() > 0.05
+
+
+def test_a_finished_run_is_not_repeated_and_not_overwritten(full):
+    out, events = full[0], []
+    assert tiny.train_tiny(out, on_event=events.append, sample_every=0).resumed_from == 6
+    assert events == []
+    with pytest.raises(InputError, match=r"settings.learning_rate: 0.001 -> 0.002"):
+        tiny.train_tiny(out, learning_rate=2e-3)
+
+
+def test_lora_leaves_the_base_alone_and_loads_again(tmp_path):
+    seen = []
+    tiny.train_tiny(
+        tmp_path / "run",
+        method="lora",
+        lora_alpha=16,
+        lora_rank=2,
+        lora_text_encoder=True,
+        probe_model=lambda pipe, step: seen.append(picture(pipe)),
+        learning_rate=1e-2,
+    )
+    again = load_finetuned(tiny.source(tiny.root() / "model"), tmp_path / "run")
+    assert torch.allclose(picture(again), seen[-1], atol=1e-2)
+    assert (seen[-1] - seen[0]).abs().max() > 0.05
+    plain = load_pipeline(tiny.source(tiny.root() / "model"))
+    assert torch.allclose(picture(plain), seen[0], atol=1e-2)
+    plain.load_lora_weights(str(tmp_path / "run" / "lora"))
+    assert torch.allclose(picture(plain), seen[-1], atol=1e-2)
+
+
+def test_text_encoder_is_trained_for_its_share_of_the_steps(tmp_path):
+    from safetensors.torch import load_file
+
+    tiny.train_tiny(tmp_path / "run", train_text_encoder=0.5, keep_checkpoints=9, checkpoint_every=1)
+    steps = [load_file(tmp_path / "run" / f"checkpoint-{k}" / "trainable.safetensors") for k in range(1, 7)]
+    name = next(n for n in steps[0] if n.startswith("text_encoder") and n.endswith("q_proj.weight"))
+    assert not torch.equal(steps[0][name], steps[2][name]), "trained up to step 3"
+    assert torch.equal(steps[2][name], steps[5][name]), "frozen after step 3"
+    base = tiny.weights(tiny.root() / "model", "text_encoder")
+    assert not tiny.same(tiny.weights(tmp_path / "run", "text_encoder"), base)
+
+
+def test_text_encoder_has_its_own_rate(tmp_path):
+    options = {"train_text_encoder": True, "num_train_steps": 1, "adam_weight_decay": 0.0}
+    tiny.train_tiny(tmp_path / "a", text_encoder_learning_rate=1e-4, **options)
+    base, tuned = (tiny.weights(place, "text_encoder") for place in (tiny.root() / "model", tmp_path / "a"))
+    moved = max(float((tuned[n] - base[n]).abs().max()) for n in base)
+    assert moved == pytest.approx(1e-4, rel=0.05), "the first Adam step is the learning rate"
+    unet_base, unet = tiny.weights(tiny.root() / "model"), tiny.weights(tmp_path / "a")
+    assert max(float((unet[n] - unet_base[n]).abs().max()) for n in unet) == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_other_families_differ_by_data_only(tmp_path, kind):
+    model = tiny.save_model(tmp_path / "model", prediction_type=kind, channels=6, width=24)
+    options = {"noise_offset": 0.1, "caption_dropout": 0.5, "snr_gamma": 5.0, "flip": True, "crops": 2}
+    concepts = [tiny.concept(tiny.root() / "photos"), tiny.concept(tiny.root() / "photos2", "bnhx", "dog")]
+    tiny.train_tiny(
+        tmp_path / "run",
+        model=model,
+        class_root=tmp_path / "class",
+        concepts=concepts,
+        num_train_steps=2,
+        **options,
+    )
+    tuned = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model", local_files_only=True)
+    assert tuned.scheduler.config.prediction_type == kind and tuned.unet.config.in_channels == 6
+
+
+def test_the_saved_model_is_the_average(tmp_path):
+    from safetensors.torch import load_file
+
+    tiny.train_tiny(tmp_path / "run", ema_decay=0.5)
+    checkpoint = tmp_path / "run" / "checkpoint-6"
+    saved, raw, average = (
+        tiny.weights(tmp_path / "run"),
+        load_file(checkpoint / "trainable.safetensors"),
+        load_file(checkpoint / "ema.safetensors"),
+    )
+    assert all(torch.equal(saved[name], average[f"unet.{name}"]) for name in saved)
+    assert any(not torch.equal(saved[name], raw[f"unet.{name}"]) for name in saved)
+
+
+def test_checkpointing_gradients_changes_nothing(tmp_path):
+    for name, on in (("a", False), ("b", True)):
+        tiny.train_tiny(
+            tmp_path / name, gradient_checkpointing=on, num_train_steps=2, train_text_encoder=True
+        )
+    one, other = tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b")
+    assert all(torch.allclose(one[n], other[n], atol=1e-5) for n in one)
+
+
+def test_accumulated_micro_batches_are_averaged(tmp_path):
+    """Many micro-batches must not mean larger gradients: the reported norm stays of the same size."""
+    norms = {}
+    for parts in (1, 8):
+        events = []
+        options = {"gradient_accumulation_steps": parts, "num_train_steps": 1, "train_batch_size": 1}
+        tiny.train_tiny(tmp_path / str(parts), on_event=events.append, **options)
+        norms[parts] = next(e.values["train/grad_norm"] for e in events if e.kind == "log")
+    assert norms[8] < 1.5 * norms[1]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_reduced_precision_keeps_trained_weights_whole(tmp_path, monkeypatch, method):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(
+        "likeness.models.resolve_dtype", lambda name, device: name
+    )  # bf16 is emulated if need be
+    tiny.train_tiny(
+        tmp_path / "run", method=method, mixed_precision="bf16", num_train_steps=2, sample_every=2
+    )
+    stored = load_file(tmp_path / "run" / "checkpoint-2" / "trainable.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float32}
+    name = next(iter(stored))
+    assert not torch.equal(stored[name], stored[name].bfloat16().float())
+
+
+def test_cached_and_uncached_batches_are_the_same_and_always_fresh(tmp_path):
+    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
+    made = []
+    for cached in (True, False):
+        batches = Batches(
+            pipe,
+            [tiny.concept(tiny.root() / "photos", prior=False)],
+            [[]],
+            tiny.settings(cache_latents=cached, crops=2, flip=True),
+            32,
+            None,
+            torch.device("cpu"),
+        )
+        made.append(batches)
+    for step in (0, 1, 17):
+        one, other = (batches.batch(step, 0, 1) for batches in made)
+        assert torch.allclose(one.latents, other.latents, atol=1e-5)
+        assert torch.equal(one.noise, other.noise) and torch.equal(one.timesteps, other.timesteps)
+    rows = [made[0].stream.instance_rows(made[0].stream.positions(s, 0, 1)) for s in range(40)]
+    again = [(s, k) for s in range(40) for k in range(2) if rows[s][k] == rows[0][0]]
+    drawn = torch.stack([made[0].batch(s, 0, 1).latents[k] for s, k in again])
+    assert len(again) > 2 and drawn.std(0).min() > 0, "one sample of the posterior must not be reused"
+
+
+def test_fresh_crops_differ_at_every_step(tmp_path):
+    settings = tiny.settings(crops=-1, train_batch_size=1)
+    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
+    concept = tiny.concept(tiny.root() / "photos", prior=False)
+    batches = Batches(pipe, [concept], [[]], settings, 32, None, torch.device("cpu"))
+    assert not batches.cached
+    seen = [batches._fresh_crops(torch.tensor([0]), range(p, p + 1)) for p in (0, 1, 0)]
+    assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+
+
+def test_samples_do_not_depend_on_the_pipelines_sampler():
+    from diffusers import PNDMScheduler
+
+    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
+    wanted = picture(pipe)
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
+    assert torch.equal(picture(pipe), wanted) and isinstance(pipe.scheduler, PNDMScheduler)
