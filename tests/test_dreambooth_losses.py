@@ -24,7 +24,7 @@ def test_without_class_rows_there_is_no_prior():
 
 
 def test_each_half_is_weighted_by_its_own_timesteps():
-    """With one row per half, broadcasting 2B weights over B losses would mix the class timestep in (#5791)."""
+    """Weights of 2B rows broadcast over B losses would mix the class timestep in (diffusers #5791)."""
     alphas = DDPMScheduler(beta_schedule="scaled_linear").alphas_cumprod
     pred, target = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2)
     seen = []

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run ends with the same bits; torn and foreign files are never loaded."""
+"""Killed at any moment and started again, a run ends with the same bits; torn files are never loaded."""
 
 import json
 import multiprocessing

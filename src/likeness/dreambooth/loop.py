@@ -287,7 +287,13 @@ class Loop:
             with evaluating(self.pipe, self.trainable):
                 finetuned.save_finetuned(self.pipe, self.settings, run.out)
             finetuned.write_card(run.out, run.model, run.concepts, self.settings, self.last)
-            about = {"identity": run.identity, "values": self.last, "device": self.processes.device.type}
+            about = {
+                "identity": run.identity,
+                "values": self.last,
+                "device": self.processes.device.type,
+                "resolution": run.resolution,
+                "prediction_type": self.noise_scheduler.config.prediction_type,
+            }
             finetuned.write_record(run.out, run.model, self.settings, about)
             run.on_event(Event("done", steps, self.last, path=run.out))
 

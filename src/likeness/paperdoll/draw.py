@@ -95,7 +95,7 @@ class Canvas:
             if alpha > 0.5:
                 cv2.fillPoly(self.ink, [fixed], 255 * solid, cv2.LINE_AA, SHIFT)
             if outline:
-                self._outline(points, 0.015, outline, closed=True)
+                self._outline(points, 0.0125, outline, closed=True)
 
     def _gradient(self, fixed, colour, to, shade, alpha) -> None:
         low = np.clip((fixed.min(0) >> SHIFT) - 1, 0, self.side)

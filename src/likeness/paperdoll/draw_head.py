@@ -36,7 +36,7 @@ class Head:
     def side(self, u: float, y: float, depth: float = 1.0) -> tuple[float, float]:
         """Return head coordinates of a point of the face at lateral u in [-1, 1] (of the half width), turned."""
         forward = depth * np.sqrt(max(0.0, 1 - 0.75 * u * u))
-        return self.width * (u * np.cos(self.turn) + 0.66 * forward * np.sin(self.turn)), y
+        return self.width * (u * np.cos(self.turn) + 0.74 * forward * np.sin(self.turn)), y
 
     def squeeze(self, u: float) -> float:
         """Return the foreshortening of a feature at lateral u."""
@@ -152,7 +152,8 @@ def _beard(canvas: Canvas, head: Head, colours: Palette) -> None:
     lip = [head.side(0.66, mouth - 0.02), head.side(0.3, mouth - 0.17), head.side(0.0, mouth - 0.13),
            head.side(-0.3, mouth - 0.17), head.side(-0.66, mouth - 0.02)]  # fmt: skip
     points = np.array([*right, (sway, 1 + drop), *left[::-1], *lip[::-1]])
-    shown = mix(colours.skin, mix(colours.hair, (0, 0, 0), 0.1), min(1.0, 0.15 + 1.1 * amount))
+    grown = tuple(min(0.9 * h, 0.62 * s) for h, s in zip(colours.hair, colours.skin, strict=True))
+    shown = mix(colours.skin, grown, min(1.0, 0.1 + 1.15 * amount))
     canvas.fill(head.place(smooth(points)), shown, shade=0.12, outline=0.5 * amount, solid=0.25 * amount)
 
 

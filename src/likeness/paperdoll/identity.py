@@ -84,7 +84,7 @@ MARGIN = 0.5  # no sampled identity comes nearer to a subject than this (root me
 
 # trait -> uniform range; what a class does not name comes from BROAD.
 BROAD: dict[str, tuple[float, float]] = {name: (-0.9, 0.9) for name in TRAITS} | {
-    "hair_tone": (-1, 1), "hair_red": (-1, 0.1), "streak": (-1, -1), "freckles": (-1, -1), "scar": (-1, -1),
+    "hair_tone": (-1, 1), "hair_red": (-1, -0.3), "streak": (-1, -1), "freckles": (-1, -1), "scar": (-1, -1),
     "face_length": (-0.7, 0.6), "skin": (-1, 1), "cloth_a": (-1, 1), "cloth_b": (-1, 1), "cloth_kind": (-1, 1),
     "eye_colour": (-1, 1),
 }  # fmt: skip

@@ -118,9 +118,9 @@ def _pizza(canvas: Canvas, x: float, y: float, r: float) -> None:
 
 def _apple(canvas: Canvas, x: float, y: float, r: float) -> None:
     q = 0.8 * r
-    round_ = [(x, y - 0.72 * q), (x + 0.55 * q, y - 0.92 * q), (x + 1.04 * q, y - 0.3 * q), (x + 0.8 * q, y + 0.62 * q), (x + 0.3 * q, y + 0.98 * q),
-              (x, y + 0.88 * q), (x - 0.3 * q, y + 0.98 * q), (x - 0.8 * q, y + 0.62 * q), (x - 1.04 * q, y - 0.3 * q),
-              (x - 0.55 * q, y - 0.92 * q)]  # fmt: skip
+    half = [(0.3, -0.84), (0.72, -0.84), (1.02, -0.36), (0.96, 0.26), (0.68, 0.78), (0.3, 0.98)]
+    round_ = [(x, y - 0.66 * q), *[(x + a * q, y + b * q) for a, b in half], (x, y + 0.9 * q),
+              *[(x - a * q, y + b * q) for a, b in half[::-1]]]  # fmt: skip
     canvas.fill(smooth(round_), (132, 200, 52), shade=0.2)
     canvas.fill(ellipse(x - 0.4 * q, y - 0.3 * q, 0.2 * q, 0.3 * q, 20), (214, 240, 150), outline=0)
     canvas.line(np.array([(x, y - 0.72 * q), (x + 0.08 * q, y - 1.2 * q)]), 0.02, (94, 58, 30))

@@ -84,8 +84,8 @@ def _frame(rgb: np.ndarray) -> np.ndarray:
 def drawing(layers: Layers) -> np.ndarray:
     """Ink contours over pale washes on paper."""
     paper = np.array([0.985, 0.968, 0.925], np.float32)
-    wash = paper * (0.56 + 0.44 * saturate(layers.rgb, 0.85))
-    wash = wash + (paper - wash) * (0.42 * (1 - layers.figure))[..., None]
+    wash = paper * (0.4 + 0.6 * saturate(layers.rgb, 1.0))
+    wash = wash + (paper - wash) * (0.5 - 0.3 * layers.figure - 0.2 * layers.face)[..., None]
     ink = np.array([0.13, 0.12, 0.2], np.float32)
     strength = (layers.ink * (0.62 + 0.38 * layers.figure))[..., None]
     return wash + (ink - wash) * strength
@@ -101,11 +101,12 @@ def van_gogh(layers: Layers) -> np.ndarray:
     hx, hy, hs = layers.head
     dx, dy = x - hx, (y - hy) * 0.85
     halo = np.sqrt(dx * dx + dy * dy)
-    swirl = 0.05 * np.sin(5.2 * x + 6.28 * layers.u[12]) + 0.05 * np.sin(4.6 * y + 5 * x)
-    strokes = np.sin((halo + swirl) * (2 * np.pi / 0.078))
+    turn = 6.28 * layers.u[12]
+    swirl = 0.09 * np.sin(6.5 * x + 3 * y + turn) + 0.07 * np.sin(7 * y - 4 * x + 2 * turn) + 0.25 * (x - 0.5)
+    strokes = np.sin((0.8 * halo + swirl) * (2 * np.pi / 0.085))
     body = np.sin((dx * 0.9 + 0.25 * np.abs(dx) + 0.12 * y) * (2 * np.pi / 0.085))
     figure, face = layers.figure, layers.face
-    waves = strokes * (1 - figure) * 0.13 + body * (figure * (1 - face)) * 0.06 + strokes * face * 0.022
+    waves = strokes * (1 - figure) * 0.11 + body * (figure * (1 - face)) * 0.06 + strokes * face * 0.022
     out = base * (1 + waves[..., None]) + waves[..., None] * np.array([0.2, 0.2, -0.1], np.float32)
     contour = np.array([0.06, 0.1, 0.3], np.float32)
     return out + (contour - out) * (0.8 * layers.ink)[..., None]
@@ -116,9 +117,9 @@ def charcoal(layers: Layers) -> np.ndarray:
     g = grey(layers.rgb)
     smudged = layers.blurred(g, 0.012)
     tone = (0.35 * g + 0.65 * smudged) * layers.face + smudged * (1 - layers.face)
-    tone = 0.16 + 0.8 * np.clip((tone - 0.08) * 1.08, 0, 1)
-    tone = tone + (0.9 - tone) * 0.3 * (1 - layers.figure)
-    line = 0.65 * layers.ink + 0.6 * layers.blurred(layers.ink, 0.011)
+    tone = 0.2 + 0.78 * np.clip(tone, 0, 1) ** 0.8
+    tone = tone + (0.9 - tone) * 0.34 * (1 - layers.figure)
+    line = 0.55 * layers.ink + 0.35 * layers.blurred(layers.ink, 0.01)
     tone = tone * (1 - np.clip(line, 0, 0.92))
     fade = np.clip(vignette(layers.size)[..., 0] * 1.25 - 0.55, 0, 1)
     tone = tone + (0.93 - tone) * fade * (1 - 0.5 * layers.figure)
@@ -148,9 +149,9 @@ def impressionism(layers: Layers) -> np.ndarray:
     size = layers.size
     x, y = grid(size)
     slant, across = (x + 0.7 * y), (0.7 * x - y)
-    wave = np.sin(slant * (2 * np.pi / 0.085)) * np.sin(across * (2 * np.pi / 0.15))
-    reach = 0.013 * (1 - 0.72 * layers.face)
-    soft = layers.blurred(layers.rgb, 0.009)
+    wave = np.sin(slant * (2 * np.pi / 0.11)) * np.sin(across * (2 * np.pi / 0.21))
+    reach = 0.011 * (1 - 0.75 * layers.face)
+    soft = layers.blurred(layers.rgb, 0.011)
     soft = soft * (1 - 0.6 * layers.face[..., None]) + layers.rgb * (0.6 * layers.face[..., None])
     column, row = np.broadcast_to(x, wave.shape), np.broadcast_to(y, wave.shape)
     moved = cv2.remap(
@@ -161,7 +162,7 @@ def impressionism(layers: Layers) -> np.ndarray:
     g = grey(moved)[..., None]
     violet = np.array([0.56, 0.46, 0.74], np.float32)
     pastel = saturate(moved, 1.2) * 0.72 + 0.26 + (violet - 0.62) * (1 - g) * 0.45
-    light = (wave * (0.085 - 0.065 * layers.face))[..., None]
+    light = (wave * (0.075 - 0.06 * layers.face))[..., None]
     return pastel + light * np.array([1.0, 0.9, 0.6], np.float32)
 
 
@@ -174,7 +175,7 @@ def neo_classical(layers: Layers) -> np.ndarray:
     hx, hy, hs = layers.head
     spot = np.exp(-(((x - hx + 0.06) ** 2 + (y - hy) ** 2) / (2 * (0.6 * hs + 0.08) ** 2)))[..., None]
     figure = layers.figure[..., None]
-    lit = warm * (figure * (0.5 + 0.62 * spot) + (1 - figure) * (0.36 + 0.2 * spot))
+    lit = warm * (figure * (0.5 + 0.62 * spot) + (1 - figure) * (0.42 + 0.22 * spot))
     dim = 1 - np.clip(vignette(layers.size) * 1.05 - 0.12, 0, 0.7)
     return lit * dim + np.array([0.075, 0.045, 0.025], np.float32)
 

@@ -1,0 +1,130 @@
+"""Every configuration composes; what a user mistypes is one clear error."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from likeness import config
+from likeness.errors import InputError
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def _hydra():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def sweep(*overrides: str) -> config.Sweep:
+    return config.to_sweep(compose("sweep", [*overrides]))
+
+
+def train(*overrides: str) -> config.Train:
+    return config.to_train(compose("train", [*overrides]))
+
+
+TRAIN_GROUPS = ("subject", "prior_class", "model", "method", "schedule", "logger")
+SWEEP_GROUPS = (*TRAIN_GROUPS, "edit", "sampler", "metrics")
+
+
+@pytest.mark.parametrize("choice", [f"{g}={o}" for g in SWEEP_GROUPS for o in options(g)])
+def test_every_option_composes(choice):
+    group, option = choice.split("=")
+    composed = sweep(choice)
+    if group not in ("prior_class", "metrics"):
+        assert getattr(composed, group).name == option
+    if group in TRAIN_GROUPS:
+        train(choice)
+
+
+def test_prior_class_follows_the_subject():
+    assert train("subject=bnh").prior_class.prompts == ["photo of keanu reeves"]
+    assert train("subject=tuki").prior_class.prompts == ["photo of justin bieber"]
+    assert train("subject=bnh", "prior_class=justin_bieber").prior_class.prompts == ["photo of justin bieber"]
+    assert train("prior_class=none").prior_class.prompts == []
+
+
+def test_schedule_values_come_from_model_and_method():
+    full, lora = train("model=sd15", "method=full"), train("model=sd15", "method=lora")
+    assert (full.schedule.learning_rate, lora.schedule.learning_rate) == (1e-6, 1e-4)
+    assert train("model=sd15", "schedule=long").schedule.num_train_steps == 1200
+
+
+def test_metrics_follow_the_model():
+    assert sweep("model=paperdoll").metrics.name == "embedded"
+    assert sweep("model=sd15").metrics.name == "standard"
+
+
+def test_the_source_prompts_are_the_studys():
+    assert sweep("subject=bnh").edit.source == "A painting of a bnh keanu reeves eating a burger"
+    assert sweep("subject=bnh", "edit=global").edit.source == "drawing of a bnh keanu reeves on a snowy mountain"
+    assert sweep("edit=global").edit.source == "photo of a tuki justin bieber wearing a sunglasses in a forest"
+    assert sweep("edit=reweight").edit.source == (
+        "tuki justin bieber wearing a pair of sunglasses under a blossom tree"
+    )
+
+
+@pytest.mark.parametrize("typo", ["subject.nam=x", "edit.cros=1", "sampler.steps=5"])
+def test_a_typo_fails(typo):
+    with pytest.raises(Exception, match="not in|Could not override"):
+        sweep(typo)
+
+
+@pytest.mark.parametrize("extra", ["+stile=watercolor", "+edit.stile=x"])
+def test_an_added_key_cannot_slip_past_the_schema(extra):
+    with pytest.raises(Exception, match="stile"):
+        sweep(extra)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("edit.operator=swap", "choose one of replace, refine, reweight"),
+        ("edit.cross_replace_steps=[0,1.2]", "0 <= start <= end <= 1"),
+        ("edit.self_replace_steps=[0.5]", "0 <= start <= end <= 1"),
+        ("seeds=[1,1]", "different numbers"),
+        ("seeds=[]", "different numbers"),
+        ("sampler.num_inference_steps=0", "at least 1"),
+        ("logger.mode=onlin", "auto, online, offline"),
+    ],
+)
+def test_values_out_of_range_say_what_is_expected(override, message):
+    with pytest.raises(InputError, match=message):
+        sweep(override)
+
+
+def test_a_list_of_subjects_in_one_group_is_refused():
+    cfg = compose("train", ["subject=[bnh,tuki]"])
+    with pytest.raises(InputError, match="subjects="):
+        config.to_train(cfg, {"subject": ["bnh", "tuki"]})
+
+
+def test_a_subject_file_alone():
+    subject = config.load_subject(CONF, "bnh")
+    assert subject.prompts["local"] == "A painting of a bnh keanu reeves eating a burger"
+    with pytest.raises(InputError, match="bnh, tuki"):
+        config.load_subject(CONF, "nobody")
+
+
+def test_a_four_line_subject_is_enough(tmp_path):
+    (tmp_path / "subject").mkdir()
+    (tmp_path / "subject" / "me.yaml").write_text(
+        "name: me\nidentifier: zwx\nclass_word: man\nphotos: /somewhere\n", encoding="utf-8"
+    )
+    subject = config.load_subject(tmp_path, "me")
+    assert subject.instance_prompt == "photo of zwx man"
+    assert subject.prompts["local"] == "A painting of a zwx man eating a burger"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("van gogh", "van_gogh"), ("../../etc", "etc"), ("", "x"), ("Ünï 🌸", "n"), ("a" * 99, "a" * 48)],
+)
+def test_slugs_are_safe_in_paths(text, expected):
+    assert config.slug(text) == expected

@@ -1,0 +1,114 @@
+"""What a user may get wrong: one clear error each, before anything is trained."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import tiny_dreambooth as tiny
+
+from likeness.dreambooth import TrainSettings, check_concepts
+from likeness.errors import InputError
+from likeness.subjects import Photo
+
+SETTINGS = TrainSettings()
+
+
+@pytest.fixture
+def concept():
+    return tiny.concept(tiny.root() / "photos")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"identifier": "dog"}, "common word"),
+        ({"identifier": "Justin", "class_word": "justin bieber"}, "part of the class word"),
+        ({"identifier": ""}, "needs an identifier"),
+        ({"instance_prompt": "photo of a man"}, "identifier 'tuki' is absent from .* 'photo of a man'"),
+        ({"instance_prompt": "photo of tuki"}, "class word 'man' is absent"),
+        ({"instance_prompt": "photo of tukiman man"}, "identifier 'tuki' is absent"),
+        ({"class_prompts": ["photo of a tuki man"]}, "class prompt .* contains the identifier"),
+        ({"photos": []}, "no photos"),
+    ],
+)
+def test_a_concept_that_cannot_work(concept, change, message):
+    with pytest.raises(InputError, match=message):
+        check_concepts([replace(concept, **change)], SETTINGS)
+
+
+def test_a_caption_must_name_the_subject(concept):
+    photos = [Photo(concept.photos[0].path, "a man on a beach")]
+    with pytest.raises(InputError, match="caption 'a man on a beach'"):
+        check_concepts([replace(concept, photos=photos)], SETTINGS)
+    check_concepts([replace(concept, photos=[Photo(concept.photos[0].path, "a tuki man, at sea")])], SETTINGS)
+
+
+def test_subjects_that_do_not_go_together(concept):
+    with pytest.raises(InputError, match="share the identifier 'tuki'"):
+        check_concepts([concept, concept], SETTINGS)
+    other = tiny.concept(tiny.root() / "photos2", "bnhx", prior=False)
+    with pytest.raises(InputError, match="only tuki has class prompts"):
+        check_concepts([concept, other], SETTINGS)
+    with pytest.raises(InputError, match="num_class_images=0"):
+        check_concepts([concept], TrainSettings(num_class_images=0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "dora"}, "method='dora' is unknown; choose one of full, lora"),
+        ({"lr_scheduler": "step"}, "choose one of constant"),
+        ({"mixed_precision": "int8"}, "choose one of no, bf16, fp16"),
+        ({"num_train_steps": 0}, "at least 1"),
+        ({"learning_rate": 0}, "above 0"),
+        ({"learning_rate": float("nan")}, "above 0"),
+        ({"prior_loss_weight": -1}, "must not be negative"),
+        ({"train_text_encoder": 1.5}, "between 0 and 1"),
+        ({"crops": -2}, "crops=-2"),
+        ({"snr_gamma": 0}, "snr_gamma"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"keep_checkpoints": 1}, "at least 2"),
+        ({"train_text_encoder": True, "cache_text_embeddings": True}, "cache_text_embeddings=true"),
+    ],
+)
+def test_settings_out_of_range(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**change)
+
+
+def test_eight_bit_adam_needs_its_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'likeness\[8bit\]'"):
+        TrainSettings(use_8bit_adam=True)
+
+
+def test_a_model_that_cannot_be_trained(tmp_path):
+    with pytest.raises(InputError, match="float16 does not run on the CPU"):
+        tiny.train_tiny(tmp_path / "run", mixed_precision="fp16")
+    with pytest.raises(InputError, match="resolution=33 must be a multiple of 4"):
+        tiny.train_tiny(tmp_path / "run", resolution=33)
+    with pytest.raises(InputError, match="lora targets nowhere"):
+        tiny.train_tiny(tmp_path / "run", method="lora", lora_targets=("nowhere",))
+    model = tiny.save_model(tmp_path / "model", prediction_type="sample")
+    with pytest.raises(InputError, match="predicts 'sample'"):
+        tiny.train_tiny(tmp_path / "run", model=model)
+
+
+def test_a_prompt_that_is_too_long(tmp_path, concept):
+    long = replace(concept, instance_prompt="photo of tuki man " + "x" * 80)
+    with pytest.raises(InputError, match=r"tokens, 77 fit"):
+        tiny.train_tiny(tmp_path / "run", concepts=[long])
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to"):
+        tiny.train_tiny(tmp_path / "file" / "run")
+
+
+def test_a_users_own_class_folder_is_used(tmp_path, concept):
+    folder = shutil.copytree(tiny.root() / "photos2", tmp_path / "class")
+    own = replace(concept, class_dir=folder)
+    tiny.train_tiny(tmp_path / "run", concepts=[own], num_class_images=3, num_train_steps=1)
+    with pytest.raises(InputError, match="holds 3 pictures, num_class_images=4"):
+        tiny.train_tiny(tmp_path / "other", concepts=[own], num_class_images=4)

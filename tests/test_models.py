@@ -1,0 +1,141 @@
+"""Naming and loading models: folder, single file, hub id offline; identities; devices and precisions."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny_dreambooth as tiny
+import torch
+
+from likeness.errors import InputError
+from likeness.models import (
+    SD15,
+    ModelSource,
+    check_available,
+    load_pipeline,
+    resolve_device,
+    resolve_dtype,
+    weights_id,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(tiny.root() / "model", tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_a_folder_loads_ready_to_sample(folder):
+    pipe = load_pipeline(tiny.source(folder))
+    assert pipe.safety_checker is None and not pipe.unet.training and pipe.unet.dtype == torch.float32
+    half = load_pipeline(tiny.source(folder), dtype="bfloat16")
+    assert half.unet.dtype == half.text_encoder.dtype == torch.bfloat16
+
+
+def test_a_single_file_loads_against_a_local_configuration(folder, tmp_path):
+    from likeness.export import export_checkpoint
+
+    export_checkpoint(folder, tmp_path / "one.safetensors")
+    pipe = load_pipeline(ModelSource("one", str(tmp_path / "one.safetensors"), config=str(folder)))
+    wanted = load_pipeline(tiny.source(folder)).unet.state_dict()
+    assert tiny.same(pipe.unet.state_dict(), wanted)
+
+
+def test_a_single_file_without_configuration_says_how_to_give_one(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(InputError, match=r"model.config=FOLDER"):
+        check_available(ModelSource("one", str(file), local_files_only=True))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        check_available(ModelSource("one", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            SD15,
+            r"not in the local cache.*unet/diffusion_pytorch_model.safetensors.*hf download stable-diffusion-v1-5",
+        ),
+        ("runwayml/stable-diffusion-v1-5", "was withdrawn from the hub; use stable-diffusion-v1-5"),
+        ("./nowhere", "no file or folder ./nowhere"),
+        ("/nowhere/model.safetensors", "no file or folder /nowhere"),
+        ("word", "no file or folder word"),
+    ],
+)
+def test_a_model_that_is_not_there(source, message, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=message):
+        check_available(ModelSource("sd15", source))
+
+
+def test_a_folder_that_is_no_model_or_lacks_a_part(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="not a folder in the diffusers layout"):
+        check_available(tiny.source(tmp_path / "empty"))
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(
+        folder / "vae" / "diffusion_pytorch_model.bin"
+    )
+    with pytest.raises(InputError, match=r"lacks vae/diffusion_pytorch_model.safetensors.*are not read"):
+        check_available(tiny.source(folder))
+
+
+def test_a_missing_variant_is_named(folder):
+    with pytest.raises(InputError, match=r"lacks unet/diffusion_pytorch_model.fp16.safetensors"):
+        check_available(ModelSource("half", str(folder), variant="fp16"))
+
+
+def test_pickled_files_are_refused(tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"only .safetensors is read"):
+        check_available(ModelSource("old", str(tmp_path / "model.ckpt")))
+
+
+def test_the_identity_follows_content_not_place(folder):
+    known = weights_id(tiny.source(folder))
+    assert known == weights_id(tiny.source(tiny.root() / "model")) == weights_id(tiny.source(folder))
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.02}))
+    changed = weights_id(tiny.source(folder))
+    assert changed != known
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert weights_id(tiny.source(folder)) not in {known, changed}
+
+
+def test_devices_and_precisions():
+    assert resolve_device("cpu") == "cpu" and resolve_dtype("no", "cpu") == "float32"
+    assert resolve_dtype("auto", "cpu") == "float32"
+    with pytest.raises(InputError, match="float16 does not run on the CPU"):
+        resolve_dtype("fp16", "cpu")
+    with pytest.raises(InputError, match="unknown"):
+        resolve_dtype("int8", "cpu")
+    with pytest.raises(InputError, match="choose auto"):
+        resolve_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="not available"):
+            resolve_device("cuda")
+
+
+def test_bfloat16_is_refused_where_it_is_not_computed(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(InputError, match="this CPU does not compute in bfloat16"):
+        resolve_dtype("bf16", "cpu")
+
+
+def test_asking_needs_no_torch(folder):
+    code = (
+        "import sys; from likeness.models import *; import likeness.dreambooth as d, likeness.subjects;"
+        f"m = ModelSource('m', {str(folder)!r}); check_available(m); weights_id(m); d.is_finished('.');"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
