@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from likeness.paperdoll.captions import caption
 from torch import Tensor
 
 from likeness.paperdoll import world
+from likeness.paperdoll.captions import caption
 from likeness.paperdoll.checkpoints import generator, write_atomic, write_json
 
 SIZE, CHUNK = 128, 250

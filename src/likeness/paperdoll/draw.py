@@ -105,7 +105,10 @@ class Canvas:
         (x0, y0), (x1, y1) = low, high
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         cv2.fillPoly(mask, [fixed - (low << SHIFT)], 255 * alpha, cv2.LINE_AA, SHIFT)
-        across, down = np.linspace(0, 1, x1 - x0, dtype=np.float32), np.linspace(0, 1, y1 - y0, dtype=np.float32)
+        across, down = (
+            np.linspace(0, 1, x1 - x0, dtype=np.float32),
+            np.linspace(0, 1, y1 - y0, dtype=np.float32),
+        )
         start, end = colour, colour
         if to is not None:
             end = np.array((*to, colour[3]), np.float32)
@@ -124,7 +127,9 @@ class Canvas:
     def line(self, points, width: float, colour, *, ink: float = 1.0) -> None:
         """Draw an open line of a width (fraction of the side) with round ends."""
         thickness = max(1, round(width * self.side))
-        cv2.polylines(self.pixels, [self._fixed(points)], False, (*colour, self.region), thickness, cv2.LINE_AA, SHIFT)
+        cv2.polylines(
+            self.pixels, [self._fixed(points)], False, (*colour, self.region), thickness, cv2.LINE_AA, SHIFT
+        )
         if self.ink is not None:
             self._outline(points, width, ink)
 

@@ -64,7 +64,9 @@ def back_hair(canvas: Canvas, head: Head, colours: Palette) -> None:
     half = [(0.68 * w, -0.9 - volume * 0.7), (wide * 1.01, -0.4), (wide * 1.02, min(0.1, end * 0.5)),
             (wide * (0.92 + 0.14 * length), 0.72 * end + 0.05), (0.72 * wide, end)]  # fmt: skip
     points = [(0, -1 - volume), *half, (0, end + 0.04), *[(-x, y) for x, y in half[::-1]]]
-    canvas.fill(head.place(smooth(np.array(points) + (shift, 0))), mix(colours.hair, (0, 0, 0), 0.22), shade=0.15)
+    canvas.fill(
+        head.place(smooth(np.array(points) + (shift, 0))), mix(colours.hair, (0, 0, 0), 0.22), shade=0.15
+    )
 
 
 def front_hair(canvas: Canvas, head: Head, colours: Palette) -> None:
@@ -130,7 +132,9 @@ def _cheeks(canvas: Canvas, head: Head, colours: Palette) -> None:
     who, blush = head.who, mix(colours.skin, (226, 92, 84), 0.16)
     for u in (-0.56, 0.56):
         x, y = head.place([head.side(u, 0.3)])[0]
-        canvas.fill(ellipse(x, y, 0.17 * head.unit * head.squeeze(u), 0.13 * head.unit), blush, alpha=0.8, outline=0)
+        canvas.fill(
+            ellipse(x, y, 0.17 * head.unit * head.squeeze(u), 0.13 * head.unit), blush, alpha=0.8, outline=0
+        )
     if who.freckles > -0.95:
         shown = mix(colours.skin, (150, 70, 34), 0.85 * (who.freckles + 1) / 2)
         for u, y in FRECKLES:
@@ -162,10 +166,20 @@ def _mouth(canvas: Canvas, head: Head, colours: Palette) -> None:
     half = 0.36 + 0.1 * who.mouth_width
     full = 0.05 + 0.032 * (who.lips + 1)
     left, right = head.side(-half, y - 0.03), head.side(half, y - 0.03)
-    upper = [head.side(-half / 2, y - 0.4 * full), head.side(0, y - 0.2 * full), head.side(half / 2, y - 0.4 * full)]
+    upper = [
+        head.side(-half / 2, y - 0.4 * full),
+        head.side(0, y - 0.2 * full),
+        head.side(half / 2, y - 0.4 * full),
+    ]
     lower = [head.side(half / 2, y + full), head.side(0, y + 1.3 * full), head.side(-half / 2, y + full)]
     canvas.fill(head.place(smooth([left, *upper, right, *lower])), colours.lip, outline=0, solid=0.3)
-    middle = [left, head.side(-half / 2, y + 0.035), head.side(0, y + 0.05), head.side(half / 2, y + 0.035), right]
+    middle = [
+        left,
+        head.side(-half / 2, y + 0.035),
+        head.side(0, y + 0.05),
+        head.side(half / 2, y + 0.035),
+        right,
+    ]
     canvas.line(head.place(smooth_line(middle)), 0.014, mix(colours.lip, (50, 14, 20), 0.65))
 
 
@@ -177,7 +191,11 @@ def _nose(canvas: Canvas, head: Head, colours: Palette) -> None:
     shadow = mix(colours.skin, (120, 50, 34), 0.3)
     tip = head.side(0.02 * side, y, 1.4)
     base = head.side(0.0, y + 0.1 * size, 1.18)
-    ridge = [head.side(side * 0.12, head.eye_y + 0.02), (tip[0] + side * 0.05 * size, y), (base[0] + side * wing * w_of(head), y + 0.07)]
+    ridge = [
+        head.side(side * 0.12, head.eye_y + 0.02),
+        (tip[0] + side * 0.05 * size, y),
+        (base[0] + side * wing * w_of(head), y + 0.07),
+    ]
     shade = [*ridge, base, (base[0] - side * 0.02, y - 0.02), head.side(side * 0.02, head.eye_y + 0.1, 1.1)]
     canvas.fill(head.place(smooth(shade)), mix(colours.skin, shadow, 0.45 + 0.3 * abs(turned)), outline=0)
     curve = [(base[0] - wing * w_of(head), y + 0.02), (base[0] - 0.4 * wing * w_of(head), y + 0.1 * size),
@@ -203,7 +221,11 @@ def _eyes(canvas: Canvas, head: Head, colours: Palette) -> None:
         gx = cx + 0.42 * rx * narrow * head.gaze
         canvas.fill(head.place(ellipse(gx, cy, 0.5 * rx, 0.92 * ry)), colours.eye, outline=0, solid=0.55)
         canvas.fill(head.place(ellipse(gx, cy, 0.25 * rx, 0.5 * ry)), (16, 12, 16), outline=0, solid=1.0)
-        canvas.fill(head.place(ellipse(gx + 0.14 * rx, cy - 0.3 * ry, 0.12 * rx, 0.2 * ry)), (255, 255, 255), outline=0)
+        canvas.fill(
+            head.place(ellipse(gx + 0.14 * rx, cy - 0.3 * ry, 0.12 * rx, 0.2 * ry)),
+            (255, 255, 255),
+            outline=0,
+        )
         lid = [(cx - 1.05 * rx * narrow, cy), (cx, cy - 1.12 * ry), (cx + 1.05 * rx * narrow, cy)]
         canvas.line(head.place(smooth_line(lid)), 0.014, (52, 32, 30), ink=0.9)
         inward, rise = -1 if u > 0 else 1, 0.07 * who.brow_angle

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from likeness.paperdoll.captions import asked, caption, prompts
 from torch import Tensor
 
 from likeness.paperdoll import world
+from likeness.paperdoll.captions import asked, caption, prompts
 from likeness.paperdoll.dataset import SIZE, fresh
 
 FACTORS = tuple(world.CATEGORICAL)

@@ -23,7 +23,10 @@ def sunglasses(canvas: Canvas, head: Head) -> None:
         canvas.fill(head.place(smooth(lens)), dark, to=(64, 66, 86), outline=1, solid=0.95)
         if head.squeeze(u) > 0.3:
             edge = 1 if u > 0 else -1
-            temple = [(cx + edge * 0.95 * rx, cy - 0.1), (edge * head.width * 1.02 + head.behind(), cy - 0.06)]
+            temple = [
+                (cx + edge * 0.95 * rx, cy - 0.1),
+                (edge * head.width * 1.02 + head.behind(), cy - 0.06),
+            ]
             canvas.line(head.place(temple), 0.02, dark)
     bridge = [head.side(-0.16, y - 0.08), head.side(0, y - 0.11, 1.1), head.side(0.16, y - 0.08)]
     canvas.line(head.place(smooth_line(bridge)), 0.022, dark)
@@ -36,8 +39,15 @@ def hat(canvas: Canvas, head: Head) -> None:
     felt, band = (186, 138, 82), (112, 32, 38)
     crown = [(-0.98 * w, -0.62), (-0.92 * w, -1.2), (-0.6 * w, -1.5), (0, -1.44), (0.6 * w, -1.5), (0.92 * w, -1.2),
              (0.98 * w, -0.62)]  # fmt: skip
-    canvas.fill(head.place(smooth(crown)) , felt, shade=0.25)
-    stripe = [(-0.99 * w, -0.66), (-0.97 * w, -0.94), (0, -0.86), (0.97 * w, -0.94), (0.99 * w, -0.66), (0, -0.56)]
+    canvas.fill(head.place(smooth(crown)), felt, shade=0.25)
+    stripe = [
+        (-0.99 * w, -0.66),
+        (-0.97 * w, -0.94),
+        (0, -0.86),
+        (0.97 * w, -0.94),
+        (0.99 * w, -0.66),
+        (0, -0.56),
+    ]
     canvas.fill(head.place(smooth(stripe)), band, outline=0.6, solid=0.45)
     brim = [(-1.78 * w + shift, -0.66), (-0.9 * w, -0.7), (0.3 * shift, -0.62), (0.9 * w, -0.7), (1.78 * w + shift, -0.66),
             (0.85 * w + shift, -0.42), (shift, -0.36), (-0.85 * w + shift, -0.42)]  # fmt: skip
@@ -67,13 +77,27 @@ def _thumbs(canvas: Canvas, x: float, y: float, reach: float, colours: Palette) 
 
 
 def _burger(canvas: Canvas, x: float, y: float, r: float) -> None:
-    lower = [(x - r, y + 0.3 * r), (x + r, y + 0.3 * r), (x + 0.9 * r, y + 0.72 * r), (x, y + 0.8 * r), (x - 0.9 * r, y + 0.72 * r)]
+    lower = [
+        (x - r, y + 0.3 * r),
+        (x + r, y + 0.3 * r),
+        (x + 0.9 * r, y + 0.72 * r),
+        (x, y + 0.8 * r),
+        (x - 0.9 * r, y + 0.72 * r),
+    ]
     canvas.fill(smooth(lower), (222, 150, 66), shade=0.15)
-    canvas.fill(rounded(x - 1.06 * r, y + 0.08 * r, x + 1.06 * r, y + 0.42 * r, 0.14 * r), (98, 50, 30), solid=0.5)
+    canvas.fill(
+        rounded(x - 1.06 * r, y + 0.08 * r, x + 1.06 * r, y + 0.42 * r, 0.14 * r), (98, 50, 30), solid=0.5
+    )
     leaf = [(x - 1.14 * r, y - 0.04 * r), (x + 1.14 * r, y - 0.04 * r), (x + r, y + 0.2 * r), (x + 0.5 * r, y + 0.12 * r), (x, y + 0.24 * r),
             (x - 0.5 * r, y + 0.12 * r), (x - r, y + 0.2 * r)]  # fmt: skip
     canvas.fill(smooth(leaf), (104, 186, 60), outline=0.6)
-    bun = [(x - 1.04 * r, y), (x - 0.9 * r, y - 0.56 * r), (x, y - 0.86 * r), (x + 0.9 * r, y - 0.56 * r), (x + 1.04 * r, y)]
+    bun = [
+        (x - 1.04 * r, y),
+        (x - 0.9 * r, y - 0.56 * r),
+        (x, y - 0.86 * r),
+        (x + 0.9 * r, y - 0.56 * r),
+        (x + 1.04 * r, y),
+    ]
     canvas.fill(smooth(bun), (232, 160, 72), shade=0.22)
     for dx, dy in ((-0.45, -0.42), (0.02, -0.6), (0.48, -0.4)):
         canvas.fill(ellipse(x + dx * r, y + dy * r, 0.09 * r, 0.065 * r), (255, 238, 196), outline=0)
@@ -82,7 +106,9 @@ def _burger(canvas: Canvas, x: float, y: float, r: float) -> None:
 def _cake(canvas: Canvas, x: float, y: float, r: float) -> None:
     canvas.fill(ellipse(x, y + 0.62 * r, 1.2 * r, 0.2 * r), (244, 244, 248))
     canvas.fill(box(x - 0.86 * r, y - 0.1 * r, x + 0.86 * r, y + 0.62 * r), (250, 224, 176))
-    canvas.fill(box(x - 0.86 * r, y + 0.2 * r, x + 0.86 * r, y + 0.36 * r), (206, 60, 92), outline=0.4, solid=0.25)
+    canvas.fill(
+        box(x - 0.86 * r, y + 0.2 * r, x + 0.86 * r, y + 0.36 * r), (206, 60, 92), outline=0.4, solid=0.25
+    )
     icing = [(x - 0.94 * r, y - 0.28 * r), (x, y - 0.42 * r), (x + 0.94 * r, y - 0.28 * r), (x + 0.92 * r, y + 0.12 * r), (x + 0.62 * r, y + 0.02 * r),
              (x + 0.3 * r, y + 0.18 * r), (x, y + 0.02 * r), (x - 0.3 * r, y + 0.18 * r), (x - 0.62 * r, y + 0.02 * r),
              (x - 0.92 * r, y + 0.12 * r)]  # fmt: skip
@@ -99,7 +125,9 @@ def _lasagne(canvas: Canvas, x: float, y: float, r: float) -> None:
     layers = ((252, 214, 96), (196, 44, 30), (252, 222, 128), (196, 44, 30))
     for k, colour in enumerate(layers):
         top = y - 0.36 * r + 0.23 * k * r
-        canvas.fill(box(x - 1.06 * r, top, x + 1.06 * r, top + 0.24 * r), colour, outline=0.7, solid=0.3 * (k % 2))
+        canvas.fill(
+            box(x - 1.06 * r, top, x + 1.06 * r, top + 0.24 * r), colour, outline=0.7, solid=0.3 * (k % 2)
+        )
     cheese = [(x - 1.12 * r, y - 0.3 * r), (x - 0.8 * r, y - 0.56 * r), (x + 0.8 * r, y - 0.56 * r), (x + 1.12 * r, y - 0.3 * r), (x + 0.75 * r, y - 0.24 * r),
               (x + 0.45 * r, y - 0.06 * r), (x + 0.1 * r, y - 0.26 * r), (x - 0.5 * r, y - 0.24 * r)]  # fmt: skip
     canvas.fill(smooth(cheese), (255, 232, 134))
@@ -107,7 +135,14 @@ def _lasagne(canvas: Canvas, x: float, y: float, r: float) -> None:
 
 
 def _pizza(canvas: Canvas, x: float, y: float, r: float) -> None:
-    slice_ = np.array([(x - 1.05 * r, y - 0.62 * r), (x + 1.05 * r, y - 0.62 * r), (x + 0.08 * r, y + 1.12 * r), (x - 0.08 * r, y + 1.12 * r)])
+    slice_ = np.array(
+        [
+            (x - 1.05 * r, y - 0.62 * r),
+            (x + 1.05 * r, y - 0.62 * r),
+            (x + 0.08 * r, y + 1.12 * r),
+            (x - 0.08 * r, y + 1.12 * r),
+        ]
+    )
     canvas.fill(slice_, (250, 200, 70))
     crust = [(x - 1.16 * r, y - 0.66 * r), (x, y - 0.92 * r), (x + 1.16 * r, y - 0.66 * r), (x + 1.06 * r, y - 0.4 * r), (x, y - 0.56 * r),
              (x - 1.06 * r, y - 0.4 * r)]  # fmt: skip

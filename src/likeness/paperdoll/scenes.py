@@ -24,8 +24,18 @@ def beach(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
     canvas.fill(ellipse(sun, 0.13 + 0.05 * u[4], 0.075), (255, 228, 92), outline=0.7)
     canvas.rows(horizon, shore, (24, 140, 190), (70, 206, 206))
     boat = 0.86 - 0.1 * u[2] if u[3] < 0.5 else 0.14 + 0.1 * u[2]
-    canvas.fill(np.array([(boat, horizon - 0.15), (boat + 0.085, horizon + 0.01), (boat, horizon + 0.01)]), (255, 252, 244))
-    hull = np.array([(boat - 0.07, horizon + 0.02), (boat + 0.1, horizon + 0.02), (boat + 0.06, horizon + 0.06), (boat - 0.04, horizon + 0.06)])
+    canvas.fill(
+        np.array([(boat, horizon - 0.15), (boat + 0.085, horizon + 0.01), (boat, horizon + 0.01)]),
+        (255, 252, 244),
+    )
+    hull = np.array(
+        [
+            (boat - 0.07, horizon + 0.02),
+            (boat + 0.1, horizon + 0.02),
+            (boat + 0.06, horizon + 0.06),
+            (boat - 0.04, horizon + 0.06),
+        ]
+    )
     canvas.fill(hull, (196, 70, 54))
     canvas.rows(shore, 1.0, (252, 228, 168), (232, 190, 118))
     canvas.rows(shore, shore + 0.03, (255, 255, 252), (255, 250, 236))
@@ -43,7 +53,15 @@ def pine(canvas: Canvas, x: float, base: float, height: float, colour) -> None:
 def forest(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
     canvas.rows(0, 0.6, (198, 232, 232), (172, 216, 176))
     base = 0.58 + 0.06 * u[0]
-    hills = [(-0.1, 0.5), (0.2, 0.36 + 0.08 * u[1]), (0.5, 0.42), (0.8, 0.34 + 0.08 * u[2]), (1.1, 0.48), (1.1, 0.9), (-0.1, 0.9)]
+    hills = [
+        (-0.1, 0.5),
+        (0.2, 0.36 + 0.08 * u[1]),
+        (0.5, 0.42),
+        (0.8, 0.34 + 0.08 * u[2]),
+        (1.1, 0.48),
+        (1.1, 0.9),
+        (-0.1, 0.9),
+    ]
     canvas.fill(smooth(hills), (124, 184, 142), outline=0.5)
     for k, x in enumerate((0.3, 0.7)):
         pine(canvas, x + 0.1 * (u[8 + k] - 0.5), base, 0.46 + 0.1 * u[10 + k], (64, 140, 92))
@@ -57,7 +75,11 @@ def leaf(canvas: Canvas, x: float, y: float, length: float, degrees: float, colo
     a = np.radians(degrees)
     d, n = np.array([np.cos(a), np.sin(a)]) * length, np.array([-np.sin(a), np.cos(a)]) * length * 0.2
     p = np.array([x, y])
-    canvas.fill(smooth([p, p + 0.4 * d + n, p + 0.8 * d + 0.6 * n, p + d, p + 0.8 * d - 0.6 * n, p + 0.4 * d - n]), colour, outline=0.8)
+    canvas.fill(
+        smooth([p, p + 0.4 * d + n, p + 0.8 * d + 0.6 * n, p + d, p + 0.8 * d - 0.6 * n, p + 0.4 * d - n]),
+        colour,
+        outline=0.8,
+    )
     canvas.line(np.array([p, p + 0.9 * d]), 0.014, mix(colour, (210, 240, 120), 0.35), ink=0.5)
 
 
@@ -80,7 +102,11 @@ def jungle(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
 def peak(canvas: Canvas, x: float, top: float, half: float, base: float, rock) -> None:
     """Draw a mountain with a white cap and a shaded flank."""
     canvas.fill(np.array([(x, top), (x + half, base), (x - half, base)]), rock)
-    canvas.fill(np.array([(x, top), (x + half, base), (x + 0.18 * half, base)]), mix(rock, (40, 50, 90), 0.3), outline=0)
+    canvas.fill(
+        np.array([(x, top), (x + half, base), (x + 0.18 * half, base)]),
+        mix(rock, (40, 50, 90), 0.3),
+        outline=0,
+    )
     cap, t = base - top, 0.42
     snow = [(x, top), (x + t * half, top + t * cap), (x + 0.2 * half, top + 0.34 * cap), (x, top + 0.5 * cap), (x - 0.18 * half, top + 0.34 * cap),
             (x - t * half, top + t * cap)]  # fmt: skip
@@ -108,7 +134,9 @@ def river(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
                          (-0.1, horizon + 0.42)])  # fmt: skip
         canvas.fill(bank if side == 0 else bank * (-1, 1) + (1, 0), (112, 188, 84))
         tree = 0.05 + 0.08 * u[5 + side] if side == 0 else 0.95 - 0.08 * u[5 + side]
-        canvas.fill(box(tree - 0.018, horizon - 0.1, tree + 0.018, horizon + 0.05), (110, 74, 50), outline=0.7)
+        canvas.fill(
+            box(tree - 0.018, horizon - 0.1, tree + 0.018, horizon + 0.05), (110, 74, 50), outline=0.7
+        )
         canvas.fill(ellipse(tree, horizon - 0.14, 0.1, 0.12), (64, 146, 72), shade=0.15)
     for k in range(5):
         y, x = horizon + 0.26 + 0.085 * k, (0.1, 0.84, 0.2, 0.92, 0.1)[k] + 0.08 * (u[7 + k] - 0.5)
@@ -119,7 +147,17 @@ def river(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
 def water(canvas: Canvas, u: np.ndarray) -> None:
     """Draw the river's surface in front of the doll, which stands in it."""
     y = 0.91
-    surface = [(-0.1, y), (0.1, y - 0.016), (0.3, y + 0.012), (0.5, y - 0.016), (0.7, y + 0.012), (0.9, y - 0.016), (1.1, y), (1.1, 1.2), (-0.1, 1.2)]
+    surface = [
+        (-0.1, y),
+        (0.1, y - 0.016),
+        (0.3, y + 0.012),
+        (0.5, y - 0.016),
+        (0.7, y + 0.012),
+        (0.9, y - 0.016),
+        (1.1, y),
+        (1.1, 1.2),
+        (-0.1, 1.2),
+    ]
     canvas.fill(smooth(surface), (58, 138, 204), outline=0.8)
     canvas.line(smooth_line(np.array(surface[:7])), 0.02, (200, 232, 250), ink=0.5)
 
@@ -128,10 +166,29 @@ def desert(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
     horizon = 0.44 + 0.08 * u[0]
     canvas.rows(0, 0.7, (250, 182, 92), (255, 232, 180))
     right = u[1] < 0.5
-    canvas.fill(ellipse(0.2 + 0.1 * u[2] if right else 0.8 - 0.1 * u[2], 0.16 + 0.06 * u[3], 0.09), (255, 250, 222), outline=0.7)
-    far = [(-0.2, 1.2), (-0.2, horizon), (0.15, horizon - 0.1 * u[4]), (0.5, horizon + 0.04), (0.85, horizon - 0.1 * u[5]), (1.2, horizon), (1.2, 1.2)]
+    canvas.fill(
+        ellipse(0.2 + 0.1 * u[2] if right else 0.8 - 0.1 * u[2], 0.16 + 0.06 * u[3], 0.09),
+        (255, 250, 222),
+        outline=0.7,
+    )
+    far = [
+        (-0.2, 1.2),
+        (-0.2, horizon),
+        (0.15, horizon - 0.1 * u[4]),
+        (0.5, horizon + 0.04),
+        (0.85, horizon - 0.1 * u[5]),
+        (1.2, horizon),
+        (1.2, 1.2),
+    ]
     canvas.fill(smooth(far), (234, 164, 84), outline=0.8)
-    near = [(-0.2, 1.3), (-0.2, horizon + 0.16), (0.2, horizon + 0.2 * u[6]), (0.6, horizon + 0.22), (1.0, horizon + 0.1 + 0.12 * u[7]), (1.3, 1.3)]
+    near = [
+        (-0.2, 1.3),
+        (-0.2, horizon + 0.16),
+        (0.2, horizon + 0.2 * u[6]),
+        (0.6, horizon + 0.22),
+        (1.0, horizon + 0.1 + 0.12 * u[7]),
+        (1.3, 1.3),
+    ]
     canvas.fill(smooth(near), (216, 132, 60), outline=0.8)
     x, base, green = (0.86 if right else 0.14) + 0.08 * (u[8] - 0.5), horizon + 0.22, (52, 132, 82)
     for dx, top, elbow in ((-0.1, base - 0.28, base - 0.14), (0.1, base - 0.34, base - 0.2)):
@@ -156,7 +213,9 @@ def city_street(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
             for column in range(2):
                 x = x0 + 0.035 + 0.08 * column
                 lit = (255, 232, 142) if (row + column + k) % 2 == 0 else mix(colour, (30, 34, 60), 0.45)
-                canvas.fill(box(x, y, x + 0.05, y + 0.075), lit, outline=0.5, solid=0.0 if lit[0] == 255 else 0.3)
+                canvas.fill(
+                    box(x, y, x + 0.05, y + 0.075), lit, outline=0.5, solid=0.0 if lit[0] == 255 else 0.3
+                )
     canvas.rows(0.7, 0.77, (198, 194, 194), (182, 178, 180))
     canvas.rows(0.77, 1, (104, 104, 116), (72, 74, 88))
     for x in (0.05, 0.45, 0.85):
@@ -177,7 +236,14 @@ def blossom_tree(canvas: Canvas, u: np.ndarray, blossom: float) -> None:
         p = np.array(points, float)
         return p if left else p * (-1, 1) + (1, 0)
 
-    trunk = [(x - 0.07, ground + 0.1), (x - 0.035, 0.5), (x - 0.05, 0.25), (x + 0.05, 0.22), (x + 0.045, 0.5), (x + 0.09, ground + 0.1)]
+    trunk = [
+        (x - 0.07, ground + 0.1),
+        (x - 0.035, 0.5),
+        (x - 0.05, 0.25),
+        (x + 0.05, 0.22),
+        (x + 0.045, 0.5),
+        (x + 0.09, ground + 0.1),
+    ]
     for points, width in (
         ([(x, 0.3), (x + 0.14, 0.17), (0.5, 0.1 + 0.04 * u[3]), (0.8, 0.13), (1.05, 0.08)], 0.05),
         ([(x, 0.36), (x - 0.05, 0.2), (x - 0.1, 0.0)], 0.045),

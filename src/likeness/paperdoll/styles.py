@@ -75,7 +75,9 @@ def _frame(rgb: np.ndarray) -> np.ndarray:
     x, y = grid(len(rgb))
     edge = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))[..., None]
     px = 1 / len(rgb)
-    gilt = np.array([0.78, 0.58, 0.22], np.float32) * (0.72 + 0.5 * np.sin(np.clip(edge / 0.042, 0, 1) * np.pi))
+    gilt = np.array([0.78, 0.58, 0.22], np.float32) * (
+        0.72 + 0.5 * np.sin(np.clip(edge / 0.042, 0, 1) * np.pi)
+    )
     inside = np.clip((edge - 0.042) / px + 0.5, 0, 1)
     shadow = 1 - 0.55 * np.exp(-np.clip(edge - 0.042, 0, 1) / 0.012)
     return gilt * (1 - inside) + rgb * shadow * inside
@@ -140,7 +142,7 @@ def watercolor(layers: Layers) -> np.ndarray:
     edge = edge + 0.014 * np.sin(17 * x + 2) * np.sin(15 * y + 1) - 0.05
     shown = np.clip(edge / 0.022 + 0.5, 0, 1)[..., None]
     shown = shown * shown * (3 - 2 * shown)
-    wash = wash * (1 - 0.16 * np.exp(-((edge - 0.016) / 0.012) ** 2))[..., None]
+    wash = wash * (1 - 0.16 * np.exp(-(((edge - 0.016) / 0.012) ** 2)))[..., None]
     return paper + (wash - paper) * shown
 
 
@@ -186,4 +188,10 @@ FINISH = {
     "neo classical painting": neo_classical,
 }  # fmt: skip
 CONTOURS = ("drawing", "van gogh painting", "charcoal painting", "watercolor painting")
-SHADING = {"drawing": 0.25, "watercolor painting": 0.6, "painting": 1.0, "neo classical painting": 1.25, "charcoal painting": 1.3}
+SHADING = {
+    "drawing": 0.25,
+    "watercolor painting": 0.6,
+    "painting": 1.0,
+    "neo classical painting": 1.25,
+    "charcoal painting": 1.3,
+}
