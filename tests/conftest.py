@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny Stable-Diffusion-shaped pipeline and a quiet, offline environment."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,36 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session")
-def tiny_sd() -> Path:
-    """Folder of a tiny random-weight StableDiffusionPipeline."""
-    return ROOT / "tests" / "golden" / "pipe"
+def tiny_sd(tmp_path_factory) -> Path:
+    """Folder of a tiny random-weight StableDiffusionPipeline: that of the golden samplings, 32x32 latents."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("tiny") / "pipe"
+    shutil.copytree(GOLDEN / "pipe", folder)
+    rows = folder / "text_encoder" / "rows.safetensors"
+    weights = load_file(rows)
+    rows.unlink()
+    name = next(key for key in weights if "token_embedding" in key)
+    token_ids = weights.pop("token_ids")
+    table = torch.zeros(49408, weights[name].shape[1])
+    table[token_ids] = weights[name]
+    save_file(weights | {name: table}, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def tiny_pipe(tiny_sd):
+    """A freshly loaded tiny pipeline, progress bar off."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture(autouse=True)

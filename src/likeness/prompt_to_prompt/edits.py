@@ -1,0 +1,165 @@
+"""The edits of Prompt-to-Prompt as functions of attention maps (Hertz et al. 2022, sec. 3.2, algorithm 1).
+
+Every cross-attention edit is linear over tokens: edited = P_source @ A + P_target * d. An edit compiles to the
+A and d of every step; who applies them, and to what, is not decided here.
+
+Shapes: s source token, t target token, both 77.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
+from likeness.prompt_to_prompt.schedule import Window, Windows, cross_alphas, self_window
+from likeness.prompt_to_prompt.words import need, read_prompt, reference_indices
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A target prompt and the windows in which the source's attention is injected, as fractions of the steps.
+
+    `cross_replace_steps`: a number f for (0, f), (start, end), or {"word": window, "default_": window}.
+    `self_replace_steps`: a number or (start, end).
+    """
+
+    target_prompt: str | None
+    cross_replace_steps: Windows = field(default=0.8, kw_only=True)
+    self_replace_steps: Window = field(default=0.4, kw_only=True)
+
+    def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
+        """Return (M (s, t), own (t,)): inside its window the edit is P_source @ M + P_target * own."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Replace(Edit):
+    """Swap words; source and target prompt have equally many ("Word Swap")."""
+
+    def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
+        mapper = replace_mapper(tokenizer, source, self.target_prompt, behaviour)
+        return mapper, torch.zeros(len(mapper))
+
+
+@dataclass(frozen=True)
+class Refine(Edit):
+    """Add or reword: tokens that both prompts share take the source's maps ("Adding a New Phrase")."""
+
+    def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
+        mapper, alphas = refine_mapper(tokenizer, source, self.target_prompt, behaviour)
+        matrix = torch.zeros(len(mapper), len(mapper))
+        shared = alphas > 0
+        matrix[mapper[shared], shared.nonzero()[:, 0]] = 1
+        return matrix, 1 - alphas
+
+
+@dataclass(frozen=True)
+class Reweight(Edit):
+    """Scale the maps of words ("Attention Re-weighting"), of the source's own prompt or on top of `over`.
+
+    `weights` maps words or phrases of the target prompt to factors; 0 and negative ones are allowed. It acts
+    inside its own windows; those of `over` are not used, as in the reference.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    over: Edit | None = field(default=None, kw_only=True)
+
+    def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
+        target = target_of(self, source)
+        if self.over is not None:
+            matrix, own = self.over.mapping(tokenizer, source, behaviour)
+        else:
+            matrix = torch.eye(tokenizer.model_max_length)
+            own = torch.zeros(tokenizer.model_max_length)
+        factors = equalizer(tokenizer, target, self.weights, behaviour)
+        return matrix * factors, own * factors
+
+
+def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, float], behaviour: str = "corrected") -> Tensor:
+    """Return the factor (t,) of every token. Corrected: an absent word raises ValueError, else it is ignored."""
+    factors = torch.ones(tokenizer.model_max_length)
+    for word, weight in weights.items():
+        if behaviour == "corrected":
+            tokens = need(read_prompt(tokenizer, prompt), word, "a word to re-weight")
+        else:
+            tokens = reference_indices(tokenizer, prompt, word)
+        factors[tokens] = float(weight)
+    return factors
+
+
+def target_of(edit: Edit, source: str) -> str:
+    """Return the target prompt; a Reweight without one re-weights the source prompt itself."""
+    if edit.target_prompt is not None:
+        return edit.target_prompt
+    over = getattr(edit, "over", None)
+    return target_of(over, source) if over is not None else source
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What one edit does at one step. None stands for the identity (`matrix`) and for zero (`own`)."""
+
+    matrix: Tensor | None  # A (s, t)
+    own: Tensor | None  # d (t,)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An edit spelled out for a number of steps; `cross[step]` is None where cross-attention is left alone."""
+
+    target_prompt: str
+    cross: list[Coefficients | None]
+    self_steps: tuple[int, int]
+
+    def injects_self(self, step: int) -> bool:
+        return self.self_steps[0] <= step < self.self_steps[1]
+
+    def last_step(self) -> int:
+        """Return the first step from which on the edit does nothing."""
+        active = [step + 1 for step, part in enumerate(self.cross) if part is not None]
+        first, end = self.self_steps
+        return max([0, *active, end if end > first else 0])
+
+
+def compile_edit(
+    edit: Edit, tokenizer: Any, source: str, num_inference_steps: int, evaluations: int, behaviour: str
+) -> Compiled:
+    """Turn an edit into its coefficients at each of `evaluations` UNet evaluations.
+
+    The two counts differ for PNDM only (51 and 50); corrected windows are fractions of the evaluations.
+    """
+    target = target_of(edit, source)
+    matrix, own = edit.mapping(tokenizer, source, behaviour)
+    count = evaluations if behaviour == "corrected" else num_inference_steps
+    alphas = cross_alphas(tokenizer, target, edit.cross_replace_steps, count, behaviour)
+    by_row: dict[bytes, Coefficients | None] = {}
+    cross = []
+    for alpha in alphas[:evaluations]:
+        key = alpha.numpy().tobytes()
+        if key not in by_row:
+            by_row[key] = coefficients(matrix, own, alpha)
+        cross.append(by_row[key])
+    return Compiled(target, cross, self_window(edit.self_replace_steps, count, behaviour))
+
+
+def coefficients(matrix: Tensor, own: Tensor, alpha: Tensor) -> Coefficients | None:
+    """Return A = M * alpha and d = own * alpha + (1 - alpha), or None where the target keeps its own maps."""
+    if not alpha.any():
+        return None
+    blended = matrix * alpha
+    kept = own * alpha + (1 - alpha)
+    identity = torch.equal(blended, torch.eye(len(blended)))
+    return Coefficients(None if identity else blended, kept if kept.any() else None)
+
+
+def edited_maps(source: Tensor, target: Tensor, part: Coefficients | None) -> Tensor:
+    """Return the edited cross-attention maps (..., pixels, t) of a target; definition, used for maps and masks."""
+    if part is None:
+        return target
+    edited = source if part.matrix is None else source @ part.matrix.to(source)
+    return edited if part.own is None else edited + target * part.own.to(target)

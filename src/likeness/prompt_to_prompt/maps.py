@@ -1,0 +1,50 @@
+"""What a sampling under Prompt-to-Prompt leaves to look at: attention maps of words, and LocalBlend's masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from likeness.prompt_to_prompt.control import Control
+from likeness.prompt_to_prompt.words import Prompt, need
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Cross-attention maps averaged over steps, heads and the layers nearest 256 pixels; edited maps of targets."""
+
+    control: Control
+    prompts: list[Prompt]
+
+    def word(self, word: str, *, prompt: int = 0, image: int = 0) -> Tensor:
+        """Return the map (y, x) of a word or phrase; values are attention probabilities averaged over its tokens.
+
+        `prompt` 0 is the source, 1 the first target. Raises ValueError if nothing was stored or the word is
+        not in that prompt.
+        """
+        if not self.control.maps:
+            raise ValueError("no attention maps were stored: pass store_attention=True, and sample first.")
+        tokens = need(self.prompts[prompt], word, "a word to show")
+        maps = self.control.averaged()[prompt, image]
+        return maps[..., tokens].mean(-1) / max(1, self.control.step)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of LocalBlend, one per blended step."""
+
+    control: Control
+
+    def __len__(self) -> int:
+        return len(self.control.masks)
+
+    def at(self, index: int, *, prompt: int = 1, image: int = 0) -> Tensor:
+        """Return the boolean mask (h, w) of the index-th blended step, in latent pixels."""
+        if not self.control.masks:
+            raise ValueError("no masks: pass local_blend=LocalBlend(...), and sample first.")
+        return self.control.masks[index][prompt, image, 0]
+
+    def last(self, *, prompt: int = 1, image: int = 0) -> Tensor:
+        """Return the mask (h, w) of the last step."""
+        return self.at(-1, prompt=prompt, image=image)

@@ -1,0 +1,212 @@
+"""Prompt-to-Prompt on an unmodified diffusers pipeline: attention processors and `callback_on_step_end`.
+
+Everything attached is detached on exit, whatever happens. The sampling loop stays the pipeline's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeness.prompt_to_prompt import solver
+from likeness.prompt_to_prompt.alignment import BEHAVIOURS
+from likeness.prompt_to_prompt.blend import LocalBlend, compile_blend, mix
+from likeness.prompt_to_prompt.checks import check_edits, check_pipeline, edit_notices, mask_notices
+from likeness.prompt_to_prompt.control import Control
+from likeness.prompt_to_prompt.edits import Edit, compile_edit, target_of
+from likeness.prompt_to_prompt.layers import attention_layers, recorded_layers
+from likeness.prompt_to_prompt.maps import AttentionMaps, Masks
+from likeness.prompt_to_prompt.processor import EditedAttention
+from likeness.prompt_to_prompt.words import read_prompt
+
+REFERENCE_LIMITS = {"reference_stable": 16 * 16, "reference_null": 32 * 32}
+
+
+class PromptToPrompt:
+    """What the context hands out: `inputs` for the pipeline, and afterwards `masks` and `attention_maps`."""
+
+    def __init__(self, pipe: Any, prompts: list[str], edits: list[Edit], options: dict[str, Any]) -> None:
+        self.pipe, self.prompts, self.edits, self.options = pipe, prompts, edits, options
+        self.behaviour = options["behaviour"]
+        self.notices: list[str] = []
+        side = options["self_replace_resolution"]
+        limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
+        self.control = Control([], store_maps=options["store_attention"], self_limit=limit)
+        self.layers = attention_layers(pipe.unet)
+        self._installed = False
+        self._originals: dict[str, Any] = {}
+        steps = options["num_inference_steps"] or 50
+        self._compile(steps, steps)
+        self.notices += edit_notices(self.control.edits, edits, prompts, pipe.tokenizer, self.behaviour)
+        read = [read_prompt(pipe.tokenizer, prompt) for prompt in prompts]
+        self.attention_maps, self.masks = AttentionMaps(self.control, read), Masks(self.control)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Return the arguments that make the pipeline draw source and targets: `pipe(**p2p.inputs, ...)`."""
+        given = {
+            "prompt": list(self.prompts),
+            "num_images_per_prompt": self.options["images_per_prompt"],
+            "callback_on_step_end": self._after_step,
+            "callback_on_step_end_tensor_inputs": ["latents"],
+        }
+        negative = self.options["negative_prompt"]
+        if negative is not None:
+            given["negative_prompt"] = [negative] * len(self.prompts)
+        return given
+
+    def latents(self, latents: Tensor) -> Tensor:
+        """Repeat the noise (images, c, h, w) of every image for source and targets, on the pipeline's device.
+
+        Rows come out as the pipeline wants them: all images of the source, then all of the first target, ...
+        """
+        if len(latents) != self.options["images_per_prompt"]:
+            raise ValueError(
+                f"latents hold the noise of {len(latents)} images, images_per_prompt is "
+                f"{self.options['images_per_prompt']}: give one noise for each image."
+            )
+        device = getattr(self.pipe, "_execution_device", latents.device)
+        return latents.repeat(len(self.prompts), 1, 1, 1).to(device, self.pipe.unet.dtype)
+
+    def split(self, pictures: Sequence[Any]) -> list[Sequence[Any]]:
+        """Split what the pipeline returned into one sequence of images per prompt, the source first."""
+        images = self.options["images_per_prompt"]
+        return [pictures[i * images : (i + 1) * images] for i in range(len(self.prompts))]
+
+    def _compile(self, num_inference_steps: int, evaluations: int) -> None:
+        tokenizer, source = self.pipe.tokenizer, self.prompts[0]
+        self.control.edits = [
+            compile_edit(edit, tokenizer, source, num_inference_steps, evaluations, self.behaviour)
+            for edit in self.edits
+        ]
+        check_edits(self.control.edits, evaluations)
+        blend = self.options["local_blend"]
+        if blend is not None:
+            self.control.blender = compile_blend(blend, tokenizer, self.prompts, num_inference_steps, self.behaviour)
+
+    def _before_unet(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        timestep = float(args[1] if len(args) > 1 else kwargs["timestep"])
+        timesteps = self.pipe.scheduler.timesteps
+        if timestep == float(timesteps[0]):
+            self._begin(sample, len(timesteps))
+        elif timestep != float(timesteps[min(self.control.step, len(timesteps) - 1)]):
+            raise ValueError(
+                "the pipeline does not report its steps: call it as pipe(**p2p.inputs, ...), so that it gets "
+                "Prompt-to-Prompt's callback_on_step_end."
+            )
+
+    def _begin(self, sample: Tensor, evaluations: int) -> None:
+        guided = bool(self.pipe.do_classifier_free_guidance)
+        rows = len(sample) // (2 if guided else 1)
+        prompts = len(self.prompts)
+        if rows != prompts * self.options["images_per_prompt"]:
+            raise ValueError(
+                f"the pipeline draws {rows} pictures, but source and targets are {prompts} prompts x "
+                f"{self.options['images_per_prompt']} images: call it as pipe(**p2p.inputs, "
+                "latents=p2p.latents(noise))."
+            )
+        noise = sample[-rows:].unflatten(0, (prompts, -1))
+        if not all(torch.equal(noise[0], other) for other in noise[1:]):
+            raise ValueError(
+                "source and targets start from different noise, so nothing can be kept: pass "
+                "latents=p2p.latents(noise), with the noise of each image."
+            )
+        self._compile(self.pipe.scheduler.num_inference_steps, evaluations)
+        size = tuple(sample.shape[-2:])
+        chosen = recorded_layers(self.layers, size, self.behaviour) if self.control.records else frozenset()
+        self.control.begin(rows, guided, size, chosen)
+        self._install()
+
+    def _after_step(self, pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        control = self.control
+        if self._installed and control.calls == 0:
+            raise ValueError(
+                "Prompt-to-Prompt's attention processors were replaced while it was active (attention slicing "
+                "or xformers switched on inside the context?): do that before entering it."
+            )
+        control.step, control.calls = step + 1, 0
+        latents = given["latents"]
+        if control.blender is not None and step >= control.blender.first_step:
+            masks = control.blender.masks(control.averaged(), tuple(latents.shape[-2:]))
+            control.masks.append(masks)
+            latents = mix(latents, masks)
+            if self.behaviour == "corrected":
+                solver.mix_history(pipe.scheduler, masks)
+        if control.is_over():
+            self._restore()
+        if step + 1 == len(pipe.scheduler.timesteps):
+            self.notices += [n for n in mask_notices(control) if n not in self.notices]
+        result = {"latents": latents}
+        after: Callable[..., dict[str, Tensor]] | None = self.options["callback_on_step_end"]
+        return result | (after(pipe, step, timestep, {**given, **result}) or {}) if after else result
+
+    def _install(self) -> None:
+        if self._installed:
+            return
+        unet = self.pipe.unet
+        self._originals = dict(unet.attn_processors)
+        unet.set_attn_processor({layer.name: EditedAttention(layer, self.control) for layer in self.layers})
+        self._installed = True
+
+    def _restore(self) -> None:
+        if self._installed:
+            self.pipe.unet.set_attn_processor(dict(self._originals))
+            self._installed = False
+
+
+@contextmanager
+def prompt_to_prompt(
+    pipe: Any,
+    source_prompt: str,
+    edits: Sequence[Edit],
+    *,
+    behaviour: str = "corrected",
+    local_blend: LocalBlend | None = None,
+    store_attention: bool = False,
+    images_per_prompt: int = 1,
+    negative_prompt: str | None = None,
+    self_replace_resolution: int | None = None,
+    num_inference_steps: int | None = None,
+    callback_on_step_end: Callable[..., dict[str, Tensor]] | None = None,
+) -> Iterator[PromptToPrompt]:
+    """Attach Prompt-to-Prompt to a StableDiffusionPipeline or StableDiffusionXLPipeline (Hertz et al. 2022).
+
+    Inside the context call `pipe(**p2p.inputs, latents=p2p.latents(noise), ...)` with noise (images, c, h, w);
+    it draws the source and every target, image by image from the same noise. `self_replace_resolution` is the
+    largest side of maps at which self-attention is injected; None means half the latent side (16 and 32 in
+    the reference behaviours). `num_inference_steps` only lets windows be checked before sampling.
+
+    Raises ValueError for a word that is not in its prompt, an edit that does nothing, prompts Replace cannot
+    pair, a pipeline it does not know, and a pipeline call without `p2p.inputs`.
+    """
+    if behaviour not in BEHAVIOURS:
+        raise ValueError(f"behaviour={behaviour!r} is unknown; choose one of {', '.join(BEHAVIOURS)}.")
+    if not edits:
+        raise ValueError("no edits: give at least one of Replace(...), Refine(...), Reweight(...).")
+    if self_replace_resolution is not None and self_replace_resolution < 1:
+        raise ValueError(f"self_replace_resolution={self_replace_resolution}: expected a side of at least 1.")
+    check_pipeline(pipe)
+    options = {
+        "behaviour": behaviour, "local_blend": local_blend, "store_attention": store_attention,
+        "images_per_prompt": images_per_prompt, "negative_prompt": negative_prompt,
+        "self_replace_resolution": self_replace_resolution, "num_inference_steps": num_inference_steps,
+        "callback_on_step_end": callback_on_step_end,
+    }  # fmt: skip
+    prompts = [source_prompt, *(target_of(edit, source_prompt) for edit in edits)]
+    p2p = PromptToPrompt(pipe, prompts, list(edits), options)
+    hook = pipe.unet.register_forward_pre_hook(p2p._before_unet, with_kwargs=True)
+    try:
+        yield p2p
+    finally:
+        hook.remove()
+        p2p._restore()
+
+
+def seeded_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """Return standard normal noise (seeds, c, h, w) in float32; each image's depends on its own seed alone."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])

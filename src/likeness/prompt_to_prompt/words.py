@@ -1,0 +1,121 @@
+"""Which tokens a word of a prompt became. Text and tokenizer only; it knows no attention.
+
+`locate` is what users mean by a word; `reference_indices` reproduces the reference implementation's look-up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+# A run of letters, one digit, a run of anything else, or an English contraction: as CLIP splits text.
+PIECE = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\w\s]|_)+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A word, digit or run of punctuation: lower-case text, its tokens [start, end), the word it belongs to."""
+
+    text: str
+    start: int
+    end: int
+    word: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt: `ids` with start and end token but no padding, `words` split at white space."""
+
+    text: str
+    ids: tuple[int, ...]
+    words: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+
+    def word_tokens(self, word: int) -> list[int]:
+        """Return the token positions of one white-space separated word."""
+        return [t for piece in self.pieces if piece.word == word for t in range(piece.start, piece.end)]
+
+
+def read_prompt(tokenizer: Any, text: str) -> Prompt:
+    """Tokenise a prompt word by word.
+
+    Raises ValueError for a prompt that does not fit the model's positions (77 with CLIP): cut tokens would
+    silently be neither drawn nor edited.
+    """
+    ids = tuple(encode(tokenizer, text))
+    longest = tokenizer.model_max_length
+    if len(ids) > longest:
+        raise ValueError(
+            f"the prompt {text!r} has {len(ids)} tokens with start and end; the model reads {longest}. Shorten it."
+        )
+    words, pieces, position = tuple(text.split()), [], 1
+    for index, word in enumerate(words):
+        for part in _parts(tokenizer, word):
+            length = len(encode(tokenizer, part)) - 2
+            pieces.append(Piece(part.casefold(), position, position + length, index))
+            position += length
+    if position != len(ids) - 1:
+        raise ValueError(f"cannot tell which tokens the words of {text!r} became; use plain words.")
+    return Prompt(text, ids, words, tuple(pieces))
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return token ids with start and end token, not cut."""
+    return list(tokenizer(text, truncation=False, verbose=False).input_ids)
+
+
+def _parts(tokenizer: Any, word: str) -> list[str]:
+    parts = PIECE.findall(word)
+    whole = encode(tokenizer, word)[1:-1]
+    if [i for part in parts for i in encode(tokenizer, part)[1:-1]] == whole:
+        return parts
+    return [word]
+
+
+def locate(prompt: Prompt, phrase: str) -> list[int]:
+    """Return the token positions of every occurrence of a word or phrase, [] if there is none.
+
+    Case does not matter, nor does punctuation around the phrase; a phrase may span words ("keanu reeves").
+    """
+    wanted = [p.casefold() for word in phrase.split() for p in PIECE.findall(word)]
+    while len(wanted) > 1 and not wanted[-1][-1].isalnum():
+        wanted.pop()
+    found: set[int] = set()
+    texts = [piece.text for piece in prompt.pieces]
+    for first in range(len(texts) - len(wanted) + 1 if wanted else 0):
+        if texts[first : first + len(wanted)] == wanted:
+            last = prompt.pieces[first + len(wanted) - 1]
+            found.update(range(prompt.pieces[first].start, last.end))
+    return sorted(found)
+
+
+def need(prompt: Prompt, phrase: str, purpose: str) -> list[int]:
+    """Return the positions of a phrase that has to be there; raises ValueError naming prompt and purpose."""
+    positions = locate(prompt, phrase)
+    if not positions:
+        raise ValueError(
+            f"{phrase!r} ({purpose}) is not in the prompt {prompt.text!r}. Its words: {', '.join(prompt.words)}."
+        )
+    return positions
+
+
+def reference_indices(tokenizer: Any, text: str, place: str | int) -> list[int]:
+    """Return token positions as the reference does: by counting characters of decoded tokens.
+
+    `place` is a space-separated word, matched exactly, or its index. [] if absent; double spaces and tokens
+    whose text differs from the prompt's shift the count, as they do there.
+    """
+    words = text.split(" ")
+    places = [place] if isinstance(place, int) else [i for i, word in enumerate(words) if word == place]
+    if not places:
+        return []
+    tokens = [tokenizer.decode([i]).strip().strip("#") for i in encode(tokenizer, text)[1:-1]]
+    found, word, length = [], 0, 0
+    for position, token in enumerate(tokens, start=1):
+        length += len(token)
+        if word in places:
+            found.append(position)
+        if word < len(words) and length >= len(words[word]):
+            word, length = word + 1, 0
+    return found

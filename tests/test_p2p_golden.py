@@ -1,0 +1,174 @@
+"""Ours against numbers measured on the reference implementation, in its two behaviours."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
+from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
+from likeness.prompt_to_prompt.blend import compile_blend, mix, region
+from likeness.prompt_to_prompt.edits import compile_edit, edited_maps, equalizer
+from likeness.prompt_to_prompt.schedule import cross_alphas, self_window
+from likeness.prompt_to_prompt.words import reference_indices
+
+GOLDEN = Path(__file__).parent / "golden"
+
+SEQ, SEQ_ARRAYS = json.loads((GOLDEN / "seq.json").read_text()), np.load(GOLDEN / "seq.npz")
+CTRL, CTRL_ARRAYS = json.loads((GOLDEN / "ctrl.json").read_text()), np.load(GOLDEN / "ctrl.npz")
+BLEND_ARRAYS = np.load(GOLDEN / "blend.npz")
+LB, LB_ARRAYS = json.loads((GOLDEN / "lb.json").read_text()), np.load(GOLDEN / "lb.npz")
+BEHAVIOUR = {"stable": "reference_stable", "null": "reference_null"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(GOLDEN / "pipe" / "tokenizer")
+
+
+def tuples(value):
+    """JSON made lists of the windows."""
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def by_id(cases):
+    return pytest.mark.parametrize("case", cases, ids=[case["id"] for case in cases])
+
+
+@by_id(SEQ["pairs"])
+def test_mappers(case, tokenizer):
+    source, target = case["prompts"]
+    if case["replace"]["error"]:
+        with pytest.raises(ValueError, match="same number of words"):
+            replace_mapper(tokenizer, source, target, "reference_stable")
+    else:
+        expected = SEQ_ARRAYS[case["replace"]["key"]][0]
+        np.testing.assert_array_equal(replace_mapper(tokenizer, source, target, "reference_stable"), expected)
+    if case["refine"]["error"]:
+        with pytest.raises(ValueError, match="77"):
+            refine_mapper(tokenizer, source, target, "reference_null")
+    else:
+        mapper, alphas = refine_mapper(tokenizer, source, target, "reference_null")
+        np.testing.assert_array_equal(mapper, SEQ_ARRAYS[case["refine"]["mapper_key"]][0])
+        np.testing.assert_array_equal(alphas, SEQ_ARRAYS[case["refine"]["alphas_key"]][0])
+
+
+@by_id(SEQ["alphas"])
+def test_alphas(case, tokenizer):
+    expected = SEQ_ARRAYS[case["key"]][:, :, 0, 0]
+    windows = tuples(case["cross_replace_steps"])
+    for row, target in enumerate(case["prompts"][1:]):
+        ours = cross_alphas(tokenizer, target, windows, case["num_steps"], "reference_stable")
+        np.testing.assert_array_equal(ours, expected[:, row])
+
+
+@by_id(SEQ["equalizers"])
+def test_equalizers(case, tokenizer):
+    words = [case["word_select"]] if isinstance(case["word_select"], str) else case["word_select"]
+    expected = SEQ_ARRAYS[case["key"]]
+    if len(expected) > 1:
+        pytest.skip("a sweep of values in one array; ours takes one edit per value")
+    values = case["values"] * len(words) if case["flavour"] == "stable" else case["values"]
+    ours = equalizer(tokenizer, case["text"], dict(zip(words, values, strict=False)), "reference_stable")
+    np.testing.assert_array_equal(ours, expected[0])
+
+
+@pytest.mark.parametrize("case", SEQ["word_inds"], ids=lambda case: f"{case['text']}: {case['word_place']}")
+def test_word_look_ups(case, tokenizer):
+    assert reference_indices(tokenizer, case["text"], case["word_place"]) == case["inds"]
+
+
+@pytest.mark.parametrize("case", CTRL["self_windows"], ids=str)
+def test_self_windows(case):
+    window = tuples(case["self_replace_steps"])
+    assert list(self_window(window, case["num_steps"], "reference_stable")) == case["num_self_replace"]
+
+
+def edits_of(case):
+    windows = {name: tuples(case[name]) for name in ("cross_replace_steps", "self_replace_steps")}
+    kinds = {"replace": Replace, "refine": Refine}
+    edits = []
+    for target in case["prompts"][1:]:
+        if case["kind"] in kinds:
+            edits.append(kinds[case["kind"]](target, **windows))
+        else:
+            weights = dict(zip(*case["equalizer"], strict=True))
+            over = kinds[case["over"]](target, **windows) if case["over"] else None
+            edits.append(Reweight(target, weights, over=over, **windows))
+    return edits
+
+
+@by_id([case for case in CTRL["cases"] if case["kind"] != "store"])
+def test_edited_maps(case, tokenizer):
+    heads, count, steps = CTRL["heads"], case["B"], CTRL["num_steps"]
+    behaviour = BEHAVIOUR[case["flavour"]]
+    compiled = [compile_edit(edit, tokenizer, case["prompts"][0], steps, steps, behaviour) for edit in edits_of(case)]
+    changed = 0.0
+    for step in range(steps):
+        for index, layer in enumerate(CTRL["layers"]):
+            maps = torch.from_numpy(CTRL_ARRAYS[f"in_B{count}_s{step}_l{index}"])[count * heads :]
+            maps = maps.unflatten(0, (count, heads))
+            expected = torch.from_numpy(CTRL_ARRAYS[f"out_{case['id']}_s{step}_l{index}"]).unflatten(0, (-1, heads))
+            for row, edit in enumerate(compiled):
+                if layer["is_cross"]:
+                    ours = edited_maps(maps[0], maps[row + 1], edit.cross[step])
+                else:
+                    ours = maps[0] if edit.injects_self(step) else maps[row + 1]
+                torch.testing.assert_close(ours, expected[row], atol=1e-6, rtol=0)
+                changed = max(changed, float((ours - maps[row + 1]).abs().max()))
+    assert changed > 0.01
+
+
+@by_id(CTRL["blend"]["cases"])
+def test_local_blend_alone(case, tokenizer):
+    count = len(case["prompts"])
+    maps = torch.stack([torch.from_numpy(BLEND_ARRAYS[f"maps_B{count}_{i}"]) for i in range(5)]).mean(0)
+    maps = maps.unflatten(1, (16, 16)).unsqueeze(1)
+    options = case["kwargs"]
+    blend = LocalBlend(
+        case["words"], substruct_words=options.get("substruct_words"), threshold=options.get("th", 0.3),
+        start=options.get("start_blend"),
+    )  # fmt: skip
+    steps = case["num_steps_global"]
+    blender = compile_blend(blend, tokenizer, case["prompts"], steps, BEHAVIOUR[case["flavour"]])
+    assert blender.first_step == case["start_blend_calls_skipped"]
+    latents = torch.from_numpy(BLEND_ARRAYS[f"x_B{count}"])
+    values = region(maps, blender.selected, (64, 64), pool=True)[:, 0]
+    torch.testing.assert_close(values, torch.from_numpy(BLEND_ARRAYS[f"maskvalue_{case['id']}"]), atol=1e-6, rtol=0)
+    for call in range(case["calls"]):
+        expected = torch.from_numpy(BLEND_ARRAYS[f"y_{case['id']}_{call}"])
+        ours = mix(latents, blender.masks(maps, (64, 64))) if call >= blender.first_step else latents
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+
+
+@by_id(LB["cases"])
+def test_whole_sampling_with_local_blend(case, tiny_pipe):
+    trace = []
+
+    def keep(pipe, step, timestep, given):
+        trace.append(given["latents"].clone())
+        return {}
+
+    options = case["local_blend"]
+    blend = LocalBlend(options["words"], threshold=options.get("th", options.get("threshold")))
+    noise = torch.from_numpy(LB_ARRAYS["x_T"])
+    with prompt_to_prompt(
+        tiny_pipe, case["prompts"][0], edits_of(case), behaviour=BEHAVIOUR[case["flavour"]], local_blend=blend,
+        callback_on_step_end=keep,
+    ) as p2p:  # fmt: skip
+        tiny_pipe(
+            **p2p.inputs, latents=p2p.latents(noise), num_inference_steps=case["num_inference_steps"],
+            guidance_scale=case["guidance_scale"], output_type="latent",
+        )  # fmt: skip
+    expected = torch.from_numpy(LB_ARRAYS[case["key"]])
+    ours = torch.stack(trace)
+    torch.testing.assert_close(ours[0], expected[0], atol=2e-4, rtol=0)
+    torch.testing.assert_close(ours[-1], expected[-1], atol=1e-3, rtol=0)
+    masks = np.unpackbits(LB_ARRAYS[case["mask_key"]])[: np.prod(case["mask_shape"])].reshape(case["mask_shape"])
+    got = torch.stack([mask[:, 0] for mask in p2p.masks.control.masks])
+    np.testing.assert_array_equal(got.numpy(), masks.astype(bool))
