@@ -76,7 +76,7 @@ class EditedAttention:
                 scaled = own * part.own.to(own)[:, None]
                 kept.append((rows, query[rows].clone(), key[rows].clone(), scaled))
             if part.matrix is not None:
-                value[rows] = part.matrix.to(own).T @ own
+                value[rows] = part.matrix.to(own) @ own
             query[rows], key[rows] = query[source], key[source]
         out = fused(attn, query, key, value, mask)
         for rows, query_own, key_own, scaled in kept:

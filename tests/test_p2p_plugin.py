@@ -1,0 +1,279 @@
+"""Prompt-to-Prompt on a real, tiny pipeline: what is kept, what changes, what is refused, what is put back."""
+
+import pytest
+import torch
+
+from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt, seeded_latents
+from likeness.prompt_to_prompt.edits import compile_edit, edited_maps
+from likeness.prompt_to_prompt.processor import split_heads
+
+SOURCE = "A painting of a squirrel eating a burger"
+TARGET = "A painting of a lion eating a burger"
+LASAGNE = "A painting of a squirrel eating a lasagne"
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_sd):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def noise(*seeds, size=(8, 8)):
+    return seeded_latents(seeds, (4, *size))
+
+
+def draw(pipe, edits, start, *, source=SOURCE, guidance=5.0, steps=STEPS, **options):
+    """Latents by prompt, and the context."""
+    with prompt_to_prompt(pipe, source, edits, images_per_prompt=len(start), **options) as p2p:
+        latents = pipe(
+            **p2p.inputs, latents=p2p.latents(start), num_inference_steps=steps, guidance_scale=guidance,
+            output_type="latent",
+        ).images  # fmt: skip
+    return p2p.split(latents), p2p
+
+
+def plain(pipe, prompt, start, guidance=5.0, **options):
+    return pipe(
+        [prompt] * len(start), latents=start, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
+        **options,
+    ).images  # fmt: skip
+
+
+def close(a, b, atol=5e-4):  # latents of this random model reach 20
+    torch.testing.assert_close(a, b, atol=atol, rtol=0)
+
+
+def test_an_identity_edit_is_plain_sampling_and_an_edit_is_not(pipe):
+    start = noise(0)
+    (source, same, other), _ = draw(pipe, [Replace(SOURCE), Replace(TARGET)], start)
+    close(source, plain(pipe, SOURCE, start))
+    close(same, source)
+    assert (other - source).abs().max() > 0.05
+    assert (other - plain(pipe, TARGET, start)).abs().max() > 0.05
+
+
+def test_an_image_depends_on_its_seed_alone(pipe):
+    (source, edited), _ = draw(pipe, [Replace(TARGET)], noise(3, 7, 11))
+    (one_source, one_edited), _ = draw(pipe, [Replace(TARGET)], noise(7))
+    assert torch.equal(noise(3, 7, 11)[1], noise(7)[0])
+    close(source[1:2], one_source)
+    close(edited[1:2], one_edited)
+    assert (edited[0] - edited[1]).abs().max() > 0.1
+
+
+def test_targets_do_not_influence_one_another(pipe):
+    start = noise(5)
+    edits = [
+        Replace(TARGET, self_replace_steps=0.5),
+        Refine("charcoal painting of a squirrel eating a burger", cross_replace_steps=0.5),
+        Reweight(None, {"burger": -2.0}),
+    ]
+    together, _ = draw(pipe, edits, start)
+    for index, edit in enumerate(edits):
+        (_, alone), _ = draw(pipe, [edit], start)
+        close(together[1 + index], alone)
+
+
+@pytest.mark.parametrize("weight", [0.0, -2.0, 4.0])
+def test_reweighting_changes_the_picture(pipe, weight):
+    (source, edited), p2p = draw(pipe, [Reweight(None, {"burger": weight})], noise(1))
+    assert (edited - source).abs().max() > 0.01 and not p2p.notices
+    (source, same), p2p = draw(pipe, [Reweight(None, {"burger": 1.0})], noise(1))
+    close(same, source)
+    assert "nothing is re-weighted" in p2p.notices[0]
+
+
+@pytest.mark.parametrize("edit", [
+    Replace(TARGET, cross_replace_steps={"default_": 1.0, "lion": 0.2}),
+    Replace(LASAGNE, cross_replace_steps=(0.2, 0.9)),
+    Refine("charcoal painting of a squirrel eating a burger"),
+    Reweight(TARGET, {"lion": 3.0, "eating": 0.0}, over=Replace(TARGET)),
+    Reweight("a cat sitting", {"cat": -1.0}, over=Refine("a cat sitting")),
+])  # fmt: skip
+def test_the_fused_path_equals_edited_maps_times_values(pipe, edit, monkeypatch):
+    """Layer by layer: softmax(QK) edited as defined, times V, against what the processor returns."""
+    from likeness.prompt_to_prompt import processor
+
+    compiled = compile_edit(edit, pipe.tokenizer, SOURCE, STEPS, STEPS, "corrected")
+    original, worst, seen = processor.EditedAttention._cross, [], []
+
+    def compare(self, attn, query, key, value, mask):
+        maps = ((split_heads(attn, query) * attn.scale) @ split_heads(attn, key).transpose(-1, -2)).softmax(-1)
+        values, (source, target) = split_heads(attn, value), (self.control.rows(0), self.control.rows(1))
+        edited = edited_maps(maps[source], maps[target], compiled.cross[self.control.step])
+        expected = (edited @ values[target]).transpose(1, 2).flatten(2)
+        out = original(self, attn, query, key, value, mask)
+        worst.append(float((out[target] - expected).abs().max()))
+        seen.append(float((edited - maps[target]).abs().max()))
+        return out
+
+    monkeypatch.setattr(processor.EditedAttention, "_cross", compare)
+    draw(pipe, [edit], noise(2))
+    assert max(worst) < 1e-5 and max(seen) > 0.01
+
+
+def test_processors_come_back_after_the_windows_and_after_an_exception(pipe):
+    def snapshot():
+        return {name: type(processor).__name__ for name, processor in pipe.unet.attn_processors.items()}
+
+    before, during = snapshot(), []
+
+    def look(pipe, step, timestep, given):
+        during.append("EditedAttention" in snapshot().values())
+        if step == 2 and fail:
+            raise RuntimeError("stop")
+        return {}
+
+    fail = False
+    draw(pipe, [Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=0.5)], noise(0), callback_on_step_end=look)
+    assert during == [True, False, False, False] and snapshot() == before
+    fail = True
+    with pytest.raises(RuntimeError, match="stop"):
+        draw(pipe, [Replace(TARGET)], noise(0), callback_on_step_end=look)
+    assert snapshot() == before and not pipe.unet._forward_pre_hooks
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("size", [(8, 8), (8, 12)])
+def test_any_size_with_and_without_guidance(pipe, guidance, size):
+    start = noise(4, size=size)
+    blend = LocalBlend(["squirrel", "lion"], threshold=0.6)
+    options = {"local_blend": blend, "store_attention": True, "guidance": guidance}
+    (source, edited), p2p = draw(pipe, [Replace(TARGET)], start, **options)
+    close(source, plain(pipe, SOURCE, start, guidance))
+    assert (edited - source).abs().max() > 0.01
+    assert p2p.attention_maps.word("lion", prompt=1).shape == size == tuple(p2p.masks.last().shape)
+    total = sum(p2p.attention_maps.control.averaged()[0, 0, ..., t] for t in range(77)) / STEPS
+    close(total, torch.ones(size))
+
+
+def test_negative_prompts_reach_the_pipeline(pipe):
+    start = noise(4)
+    (source, _), _ = draw(pipe, [Replace(TARGET)], start, negative_prompt="burger")
+    close(source, plain(pipe, SOURCE, start, negative_prompt=["burger"]))
+    assert (source - plain(pipe, SOURCE, start)).abs().max() > 0.01
+
+
+SCHEDULERS = (
+    "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
+    "UniPCMultistepScheduler", "LMSDiscreteScheduler",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_solvers_with_memory_keep_the_source_where_the_mask_is_empty(pipe, name):
+    """An empty mask from the first step on has to return the source exactly, history included."""
+    import diffusers
+
+    original = pipe.scheduler
+    pipe.scheduler = getattr(diffusers, name).from_config(original.config)
+    try:
+        start = noise(6)
+        blend = LocalBlend(["squirrel", "lion"], threshold=1.0, start=0.0)
+        (source, kept), p2p = draw(pipe, [Replace(TARGET)], start, local_blend=blend)
+        close(source, plain(pipe, SOURCE, start), atol=1e-3)
+        close(kept, source, atol=1e-5)
+        assert any("empty" in notice for notice in p2p.notices)
+        (source, edited), _ = draw(pipe, [Replace(TARGET)], start)
+        assert (edited - source).abs().max() > 0.01
+    finally:
+        pipe.scheduler = original
+
+
+def test_local_blend_keeps_what_lies_outside_the_mask(pipe):
+    blend = LocalBlend(["squirrel", ["lion"]], threshold=0.9, start=0.0)
+    (source, edited), p2p = draw(pipe, [Replace(TARGET, cross_replace_steps=0.4)], noise(8), local_blend=blend)
+    mask = p2p.masks.last()
+    assert 0 < mask.float().mean() < 1 and len(p2p.masks) == STEPS
+    assert (edited - source)[0, :, ~mask].abs().max() < 1e-5 < (edited - source)[0, :, mask].abs().max()
+
+
+def test_attention_slicing_before_entering_is_put_back(pipe):
+    start = noise(9)
+    (_, expected), _ = draw(pipe, [Replace(TARGET)], start)
+    pipe.enable_attention_slicing(1)
+    try:
+        (_, sliced), _ = draw(pipe, [Replace(TARGET)], start)
+        assert "Sliced" in type(next(iter(pipe.unet.attn_processors.values()))).__name__
+    finally:
+        pipe.disable_attention_slicing()
+    close(sliced, expected)
+
+
+def test_half_precision(tiny_sd):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, torch_dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    blend = LocalBlend(["squirrel", "lion"], threshold=0.9, start=0.0)
+    edits = [Reweight(TARGET, {"lion": 2}, over=Replace(TARGET))]
+    (source, edited), _ = draw(pipe, edits, noise(0), local_blend=blend)
+    assert source.dtype == torch.bfloat16 and edited.isfinite().all()
+
+
+def test_stable_diffusion_xl(tiny_sd):
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=(2, 4),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64, transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
+    )  # fmt: skip
+    config = CLIPTextConfig(
+        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, projection_dim=32
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer")
+    pipe = StableDiffusionXLPipeline(
+        vae=AutoencoderKL.from_pretrained(tiny_sd / "vae"), text_encoder=CLIPTextModel(config), tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(config), tokenizer_2=tokenizer, unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    for module in unet.modules():
+        if hasattr(module, "to_q"):
+            module.to_q.weight.data *= 6
+            module.to_v.weight.data *= 6
+    start = noise(1, 2)
+    (source, edited), p2p = draw(pipe, [Replace(TARGET)], start, store_attention=True)
+    close(source, plain(pipe, SOURCE, start))
+    assert (edited - source).abs().max() > 1e-3
+    assert p2p.attention_maps.word("lion", prompt=1, image=1).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "message"),
+    [
+        (Replace("A painting of a lion"), {}, "same number of words"),
+        (Reweight(None, {"cake": 2.0}), {}, "'cake'.*is not in the prompt"),
+        (Replace(TARGET, cross_replace_steps=0.0, self_replace_steps=0.0), {}, "injects nothing"),
+        (Replace(TARGET, cross_replace_steps=1.5), {}, "expected 0 <= start"),
+        (Replace(TARGET), {"local_blend": LocalBlend(["cat", "lion"])}, "'cat'.*LocalBlend"),
+        (Replace(TARGET), {"local_blend": LocalBlend(["lion"])}, "one entry for the source"),
+        (Replace(TARGET), {"behaviour": "exact"}, "behaviour='exact' is unknown"),
+        (Reweight(None, {"burger": 2.0}, cross_replace_steps=0.0), {}, "weights act inside"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_sampling(pipe, edit, options, message):
+    with pytest.raises(ValueError, match=message), prompt_to_prompt(pipe, SOURCE, [edit], **options):
+        pass
+
+
+def test_calls_that_would_silently_do_nothing_are_refused(pipe):
+    with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)]) as p2p:
+        with pytest.raises(ValueError, match="different noise"):
+            pipe(**p2p.inputs, latents=noise(0, 1), num_inference_steps=2, output_type="latent")
+        with pytest.raises(ValueError, match=r"p2p\.inputs"):
+            pipe([SOURCE, TARGET], latents=p2p.latents(noise(0)), num_inference_steps=3, output_type="latent")
+        with pytest.raises(ValueError, match="one noise for each image"):
+            p2p.latents(noise(0, 1))
+        pipe(**p2p.inputs, latents=p2p.latents(noise(0)), num_inference_steps=2, output_type="latent")
+        pipe.enable_attention_slicing(1)
+        pipe.disable_attention_slicing()
+    assert not pipe.unet._forward_pre_hooks
