@@ -159,10 +159,7 @@ def test_changed_settings_are_named(interrupted):
 
 def test_what_only_looks_may_change(interrupted):
     options = OPTIONS | {"sample_every": 0, "checkpoint_every": 5, "log_every": 2}
-    assert (
-        tiny.train_tiny(interrupted, class_root=interrupted.with_name("run-class"), **options).resumed_from
-        == 6
-    )
+    assert tiny.train_tiny(interrupted, class_root=interrupted.with_name("run-class"), **options).resumed_from == 6
 
 
 def test_two_trainings_never_share_a_folder(tmp_path):

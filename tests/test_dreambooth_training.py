@@ -166,9 +166,7 @@ def test_the_saved_model_is_the_average(tmp_path):
 
 def test_checkpointing_gradients_changes_nothing(tmp_path):
     for name, on in (("a", False), ("b", True)):
-        tiny.train_tiny(
-            tmp_path / name, gradient_checkpointing=on, num_train_steps=2, train_text_encoder=True
-        )
+        tiny.train_tiny(tmp_path / name, gradient_checkpointing=on, num_train_steps=2, train_text_encoder=True)
     one, other = tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b")
     assert all(torch.allclose(one[n], other[n], atol=1e-5) for n in one)
 
@@ -188,12 +186,8 @@ def test_accumulated_micro_batches_are_averaged(tmp_path):
 def test_reduced_precision_keeps_trained_weights_whole(tmp_path, monkeypatch, method):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr(
-        "likeness.models.resolve_dtype", lambda name, device: name
-    )  # bf16 is emulated if need be
-    tiny.train_tiny(
-        tmp_path / "run", method=method, mixed_precision="bf16", num_train_steps=2, sample_every=2
-    )
+    monkeypatch.setattr("likeness.models.resolve_dtype", lambda name, device: name)  # bf16 is emulated if need be
+    tiny.train_tiny(tmp_path / "run", method=method, mixed_precision="bf16", num_train_steps=2, sample_every=2)
     stored = load_file(tmp_path / "run" / "checkpoint-2" / "trainable.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.float32}
     name = next(iter(stored))

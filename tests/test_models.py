@@ -80,9 +80,7 @@ def test_a_folder_that_is_no_model_or_lacks_a_part(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a folder in the diffusers layout"):
         check_available(tiny.source(tmp_path / "empty"))
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(
-        folder / "vae" / "diffusion_pytorch_model.bin"
-    )
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "diffusion_pytorch_model.bin")
     with pytest.raises(InputError, match=r"lacks vae/diffusion_pytorch_model.safetensors.*are not read"):
         check_available(tiny.source(folder))
 

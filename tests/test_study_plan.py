@@ -28,8 +28,10 @@ def plan(*overrides: str):
             ["edit=global", "style=watercolor"],
             "watercolor painting of a tuki justin bieber wearing a sunglasses in a forest",
         ),
-        (["edit=global", "style=van gogh", "scene=jungle", "subject=bnh"],
-         "van gogh painting of a bnh keanu reeves in the jungle"),
+        (
+            ["edit=global", "style=van gogh", "scene=jungle", "subject=bnh"],
+            "van gogh painting of a bnh keanu reeves in the jungle",
+        ),
         (["edit=global", "scene=river"], "photo of a tuki justin bieber wearing a sunglasses in a river"),
         (["edit=global", "scene=on the moon"], "photo of a tuki justin bieber wearing a sunglasses on the moon"),
         (["edit=refine"], "photo of a tuki justin bieber in a forest wearing a hat"),

@@ -147,9 +147,7 @@ def test_class_pictures_are_drawn_once_and_never_depend_on_who_asks(tmp_path):
     request, blocks, shape = ClassRequest("m", ("a man", "a dog")), [], (2, 4, 4)
     files = class_images(request, 10, tmp_path, counting_draw(blocks), shape)
     assert len(files) == 10 and len(blocks) == 2 and blocks[0][0] == ["a man", "a dog"] * 4
-    assert (
-        class_images(request, 16, tmp_path, counting_draw(blocks), shape)[:10] == files and len(blocks) == 2
-    )
+    assert class_images(request, 16, tmp_path, counting_draw(blocks), shape)[:10] == files and len(blocks) == 2
     kept = [f.read_bytes() for f in files]
     for gone in (1, 9):
         files[gone].unlink()
@@ -162,18 +160,14 @@ def test_class_pictures_are_drawn_once_and_never_depend_on_who_asks(tmp_path):
 def test_processes_split_class_pictures_without_duplicates(tmp_path):
     request, shape, shares = ClassRequest("m", ("a man",)), (2, 4, 4), ([], [])
     for rank in (0, 1):
-        class_images(
-            request, 4 * BLOCK, tmp_path / "two", counting_draw(shares[rank]), shape, rank=rank, world=2
-        )
+        class_images(request, 4 * BLOCK, tmp_path / "two", counting_draw(shares[rank]), shape, rank=rank, world=2)
     assert len(shares[0]) == len(shares[1]) == 2
     alone = class_images(request, 4 * BLOCK, tmp_path / "one", counting_draw([]), shape)
     for file in alone:
         assert file.read_bytes() == (request.folder(tmp_path / "two") / file.name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "change", [{"model_id": "n"}, {"prompts": ("x",)}, {"seed": 1}, {"guidance_scale": 3.0}]
-)
+@pytest.mark.parametrize("change", [{"model_id": "n"}, {"prompts": ("x",)}, {"seed": 1}, {"guidance_scale": 3.0}])
 def test_the_key_of_class_pictures_is_what_decides_them(change, tmp_path):
     request = {"model_id": "m", "prompts": ("a man",)}
     assert ClassRequest(**request).folder(tmp_path) != ClassRequest(**request | change).folder(tmp_path)

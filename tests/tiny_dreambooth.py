@@ -97,9 +97,7 @@ def save_photos(folder: Path, count: int = 4, size: int = 96, offset: int = 0) -
         rng = np.random.default_rng(offset + k)
         image = Image.new("RGB", (size, size + 16 * (k % 2)), tuple(rng.integers(0, 255, 3).tolist()))
         left, top = rng.integers(0, size // 2, 2).tolist()
-        ImageDraw.Draw(image).ellipse(
-            (left, top, left + 40, top + 40), fill=tuple(rng.integers(0, 255, 3).tolist())
-        )
+        ImageDraw.Draw(image).ellipse((left, top, left + 40, top + 40), fill=tuple(rng.integers(0, 255, 3).tolist()))
         image.save(folder / f"{k:02d}.png")
     return folder
 
@@ -146,9 +144,7 @@ def root() -> Path:
     return folder
 
 
-def train_tiny(
-    out: Path, *, model: Path | None = None, class_root: Path | None = None, concepts=None, **options
-):
+def train_tiny(out: Path, *, model: Path | None = None, class_root: Path | None = None, concepts=None, **options):
     """Train the tiny model in this process; options not known to the trainer are settings."""
     from likeness.dreambooth import train
 
