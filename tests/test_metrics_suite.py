@@ -1,0 +1,160 @@
+"""Metrics on tiny real encoders: against the libraries they stand for, and against pictures with known factors."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from likeness import metrics
+from likeness.errors import InputError
+from likeness.paperdoll import world
+
+PROMPTS = ("photo of a man eating a burger", "photo of a man eating a cake")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Random weights in the layout of the shipped ones."""
+    from likeness.paperdoll.clip import build_clip, save_clip
+    from likeness.paperdoll.presets import PRESETS
+    from likeness.paperdoll.probe import Probe, save_probe
+    from likeness.paperdoll.tokenizer import load_tokenizer, train_tokenizer
+
+    root = tmp_path_factory.mktemp("weights")
+    train_tokenizer([*PROMPTS] * 20, root / "tokenizer")
+    tokenizer = load_tokenizer(root / "tokenizer")
+    torch.manual_seed(0)
+    save_clip(build_clip(PRESETS["tiny"], tokenizer), tokenizer, root / "clip")
+    probe = Probe((8, 16, 16, 16, 16), 32)
+    with torch.no_grad():  # this probe always sees a cake
+        probe.heads["food"].bias[world.FOODS.index("cake")] = 100
+    save_probe(probe, root / "probe")
+    return root
+
+
+@pytest.fixture
+def suite(folder, monkeypatch):
+    monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(folder))
+    metrics.build.cache_clear()
+    yield metrics.build("embedded")
+    metrics.build.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    drawn = [world.render(world.sample_factors(rng)) for _ in range(4)]
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
+
+
+def test_no_change_costs_nothing_and_change_does(suite, pictures):
+    same = suite.measure(pictures, pictures, *PROMPTS)
+    assert set(same) == set(suite.backbones) == set(suite.directions)
+    assert all(value.shape == (4,) for value in same.values())
+    for name, value in {"lpips": 0, "ssim": 1, "psnr": 60, "head_shift_px": 0, "other_changed": 0}.items():
+        torch.testing.assert_close(same[name], torch.full((4,), float(value)), atol=1e-4, rtol=0)
+    assert same["clip_dir"].isnan().all()
+    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+    little, much = (suite.measure(pictures, (pictures + s * noise).clamp(0, 1), *PROMPTS) for s in (0.05, 0.3))
+    assert (little["lpips"] > 0).all() and (much["lpips"] > little["lpips"]).all()
+    assert (much["ssim"] < little["ssim"]).all() and (much["psnr"] < little["psnr"]).all()
+
+
+def test_clip_t_is_the_cosine_of_torchmetrics_clip_score(suite, pictures):
+    from torchmetrics.functional.multimodal import clip_score
+
+    from likeness.metrics.encoders import pooled
+
+    class Unwrapped(torch.nn.Module):
+        """torchmetrics expects plain tensors, which transformers 5 no longer returns."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.config = model, model.config
+
+        def get_image_features(self, *args, **kwargs):
+            return pooled(self.model.get_image_features(*args, **kwargs))
+
+        def get_text_features(self, *args, **kwargs):
+            return pooled(self.model.get_text_features(*args, **kwargs))
+
+    clip = suite.clip
+    measured = suite.measure(pictures, pictures, *PROMPTS)["clip_t"]
+    for picture, ours in zip(pictures, measured, strict=True):
+        theirs = clip_score(
+            (picture * 255).round().byte(), PROMPTS[1], lambda: (Unwrapped(clip.model), clip.processor)
+        )
+        assert max(float(ours), 0) * 100 == pytest.approx(float(theirs), abs=1e-3)
+
+
+def test_directional_similarity_is_one_for_a_step_along_the_prompts():
+    from likeness.metrics.encoders import direction
+
+    start, asked = torch.zeros(2), torch.tensor([0.0, 1.0])
+    moved = direction(start, torch.tensor([[0.0, 2.0], [0.0, -1.0], [1.0, 0.0], [0.0, 0.0]]))
+    assert (moved @ direction(start, asked)).nan_to_num(9).tolist() == [1, -1, 0, 9]
+
+
+def test_lpips_with_the_probe_trunk_is_the_packages_formula(suite, pictures):
+    a, b = pictures[:2] * 2 - 1, pictures[2:] * 2 - 1
+    expected, x, y = 0.0, a, b
+    for layer in suite.probe.features:
+        x, y = layer(x), layer(y)
+        if isinstance(layer, torch.nn.ReLU):
+            unit_x, unit_y = (v / (v.norm(dim=1, keepdim=True) + 1e-8) for v in (x, y))
+            expected = expected + (unit_x - unit_y).pow(2).sum(1).mean((1, 2))
+    measured = suite.measure(pictures[:2], pictures[2:], *PROMPTS)["lpips"]
+    torch.testing.assert_close(measured, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_probe_judges_what_was_asked(suite, pictures):
+    """This probe always reads a cake: asking for cake succeeds, for a burger fails, for nothing new is NaN."""
+    to_cake = suite.measure(pictures, pictures, *PROMPTS)
+    to_burger = suite.measure(pictures, pictures, *reversed(PROMPTS))
+    nothing = suite.measure(pictures, pictures, PROMPTS[0], PROMPTS[0])
+    assert to_cake["edit_success"].tolist() == [1] * 4 and to_burger["edit_success"].tolist() == [0] * 4
+    assert nothing["edit_success"].isnan().all()
+
+
+def test_backbones_are_named_by_content(suite, folder):
+    assert suite.backbones["clip_t"].startswith("paperdoll-clip@")
+    assert suite.backbones["lpips"] != suite.backbones["clip_t"]
+    from likeness.metrics.backbones import file_hash
+
+    assert suite.backbones["clip_t"].endswith(file_hash(folder / "clip" / "model.safetensors"))
+
+
+def test_missing_weights_are_named_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="pretrain"):
+        metrics.check_available("embedded")
+    with pytest.raises(InputError, match=r"(?s)clip-vit-large-patch14.*vgg16"):
+        metrics.check_available("standard", lpips_net="vgg")
+    with pytest.raises(InputError, match="embedded, standard"):
+        metrics.check_available("clip")
+    with pytest.raises(InputError, match="alex, vgg, squeeze"):
+        metrics.check_available("standard", lpips_net="resnet")
+
+
+def test_asking_for_availability_imports_no_torch():
+    code = "import sys; from likeness import metrics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
+
+
+def test_standard_lpips_reads_torchvisions_file(monkeypatch, tmp_path, pictures):
+    import torchvision
+
+    from likeness.metrics.backbones import lpips_file
+    from likeness.metrics.encoders import standard_lpips
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    lpips_file("squeeze").parent.mkdir(parents=True)
+    trunk = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(trunk.state_dict(), lpips_file("squeeze"))
+    distance = standard_lpips("squeeze")
+    assert torch.equal(distance.net.slice1[0].weight, trunk.features[0].weight)
+    assert distance(pictures[:1], pictures[1:2]).item() > 0
