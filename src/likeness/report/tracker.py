@@ -1,0 +1,165 @@
+"""Weights & Biases, behind one small class; the only importer of wandb. Nothing fails because it is unreachable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from PIL import Image
+
+from likeness.errors import InputError
+
+MODES = ("auto", "online", "offline", "disabled", "none")
+SECONDS_TO_CONNECT = 20
+MOST_IMAGES = 108  # W&B shows no more in one step
+_said: set[str] = set()
+
+
+class Run:
+    """A run that records nothing (`logger=none`); W&B runs override every method."""
+
+    link: str | None = None
+    directory: Path | None = None
+
+    def log(self, values: dict[str, float], step: int | None = None) -> None:
+        """Record numbers under their keys, for example "train/loss", at a step."""
+
+    def images(self, key: str, pictures: Sequence[tuple[Image.Image, str]], step: int | None = None) -> None:
+        """Record pictures with captions."""
+
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record a table; PIL pictures in its cells are shown as such."""
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Set the numbers by which runs are compared."""
+
+    def artifact(self, name: str, kind: str, path: Path) -> None:
+        """Keep a file or folder with the run."""
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run; an exception marks it as failed."""
+
+
+class WandbRun(Run):
+    """A run in wandb, online or offline."""
+
+    def __init__(self, run: Any, offline: bool) -> None:
+        self.run, self.offline = run, offline
+        self.link = run.url or None
+        self.directory = Path(run.dir).parent
+        for prefix in ("train", "samples", "validation", "health"):
+            run.define_metric(f"{prefix}/*", step_metric="train/step")
+
+    def log(self, values: dict[str, float], step: int | None = None) -> None:
+        self.run.log(dict(values) if step is None else {**values, "train/step": step})
+
+    def images(self, key: str, pictures: Sequence[tuple[Image.Image, str]], step: int | None = None) -> None:
+        import wandb
+
+        shown = [wandb.Image(picture, caption=caption) for picture, caption in pictures[:MOST_IMAGES]]
+        self.log({key: shown}, step)
+
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        import wandb
+
+        data = [[wandb.Image(v) if isinstance(v, Image.Image) else v for v in row] for row in rows]
+        self.run.log({key: wandb.Table(columns=list(columns), data=data)})
+
+    def summary(self, values: dict[str, Any]) -> None:
+        self.run.summary.update(values)
+
+    def artifact(self, name: str, kind: str, path: Path) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(name.replace("+", "-"), type=kind)
+        (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
+        self.run.log_artifact(artifact)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.run.finish(exit_code=1 if kind else 0)
+        if self.offline:
+            say(
+                "offline",
+                f"W&B is offline; to upload this and other runs: wandb sync {self.directory.parent}/offline-*",
+            )
+        elif self.link:
+            print(f"W&B: {self.link}")
+
+
+def start(
+    mode: str,
+    *,
+    project: str,
+    name: str,
+    group: str,
+    job_type: str,
+    tags: Sequence[str],
+    config: dict[str, Any],
+    directory: Path,
+) -> Run:
+    """Start a run, to be used as a context manager.
+
+    `auto` is online with a W&B login and offline without; a server that cannot be reached turns into offline,
+    said once. `none` imports no wandb. Raises InputError for an unknown mode.
+    """
+    if mode not in MODES:
+        raise InputError(f"logger.mode={mode} is unknown; choose one of {', '.join(MODES)}.")
+    if mode == "none":
+        return Run()
+    import wandb
+
+    directory.mkdir(parents=True, exist_ok=True)
+    options = {
+        "project": project, "name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": config,
+        "dir": str(directory), "reinit": "create_new",
+    }  # fmt: skip
+    asked = wandb_mode(mode)
+    try:
+        run = wandb.init(mode=asked, settings=_settings(wandb), **options)
+    except wandb.errors.Error as error:
+        if asked == "offline":
+            raise
+        say("unreachable", f"W&B cannot be used ({first_line(error)}); recording offline instead.")
+        asked = "offline"
+        run = wandb.init(mode=asked, settings=_settings(wandb), **options)
+    return WandbRun(run, offline=asked == "offline")
+
+
+def wandb_mode(asked: str) -> str:
+    """Return the mode wandb is started in; WANDB_MODE decides where the configuration says auto."""
+    if asked != "auto":
+        return asked
+    stated = os.environ.get("WANDB_MODE")
+    if stated:
+        return "offline" if stated == "dryrun" else stated
+    import wandb
+
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"  # no network, no question asked
+
+
+def _settings(wandb: Any) -> Any:
+    return wandb.Settings(
+        silent=True, console="off", x_disable_stats=True, x_save_requirements=False, init_timeout=SECONDS_TO_CONNECT
+    )
+
+
+def say(key: str, text: str) -> None:
+    """Print a line once per process."""
+    if key not in _said:
+        _said.add(key)
+        print(text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
