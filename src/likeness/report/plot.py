@@ -83,7 +83,8 @@ def axes(x_range, y_range, y_metric: str, place) -> str:
     parts.append(
         f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle" class="axis">LPIPS to the source '
         "(right: more of it kept)</text>"
-        f'<text transform="translate(16 {HEIGHT / 2 - 12}) rotate(-90)" text-anchor="middle" class="axis">{title}</text>'
+        f'<text transform="translate(16 {HEIGHT / 2 - 12}) rotate(-90)" text-anchor="middle" '
+        f'class="axis">{title}</text>'
     )
     return "".join(parts)
 

@@ -1,0 +1,56 @@
+"""Cells as study writes them, with invented numbers: what the report and the tools around it read."""
+
+import csv
+import json
+
+import numpy as np
+from PIL import Image
+
+from likeness.metrics.statistics import paired
+
+
+def write_cell(
+    root, name, *, subject="tuki", target="cake", success=(1.0, 0.5), lpips=(0.2, 0.5), clip="clip@1", **more
+):
+    """Write a finished cell of four seeds and return its folder; `success` and `lpips` are (with, without)."""
+    folder = root / name
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(len(name))
+    values = {
+        arm: {"lpips": s + rng.normal(0, 0.01, 4), "edit_success": np.repeat([1.0, 0.0], [round(4 * p), 4 - round(4 * p)])}
+        for arm, s, p in (("with", lpips[0], success[0]), ("without", lpips[1], success[1]))
+    }  # fmt: skip
+    rows = []
+    for seed in range(4):
+        for arm in ("source", "without", "with"):
+            image = f"images/seed{seed:04d}-{arm}.png"
+            Image.new("RGB", (32, 32), (40 * seed, 90, 120)).save(folder / image)
+            numbers = {k: values[arm][k][seed] if arm in values else "" for k in ("lpips", "edit_success")}
+            rows.append({"subject": subject, "seed": seed, "arm": arm, **numbers, "image": image})
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    metrics = {
+        k: {
+            "with": float(values["with"][k].mean()),
+            "without": float(values["without"][k].mean()),
+            "difference": paired(values["with"][k], values["without"][k]),
+        }
+        for k in ("lpips", "edit_success")
+    }
+    record = {
+        "format": 1, "cell": name, "hash": "00000000", "status": "done", "error": None,
+        "axes": {"subject": subject, "edit": "local", "target": target, "word": None, "weight": None},
+        "source_prompt": f"A painting of a {subject} eating a burger",
+        "target_prompt": f"A painting of a {subject} eating a {target}",
+        "seeds": [0, 1, 2, 3], "backbones": {"lpips": "trunk@2", "edit_success": "probe@3", "clip_t": clip},
+        "directions": {"lpips": "lower", "edit_success": "higher"}, "command": f"python sweep.py target={target}",
+        "environment": {"git": {"commit": "abcdef123456"}}, "timing": {}, "notices": [],
+        **more,
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(record))
+    success_shares = {"with": success[0], "without": success[1]}
+    (folder / "summary.json").write_text(json.dumps({"n": 4, "metrics": metrics, "success": success_shares}))
+    Image.new("RGB", (400, 300), (200, 200, 210)).save(folder / "grid.png")
+    return folder
