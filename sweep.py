@@ -18,8 +18,17 @@ def main(cfg) -> None:
         raise config.one_line(error) from error
 
 
+def gather_launched() -> None:
+    """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
+    folder = config.RememberFolder.folder
+    if folder is not None and any(folder.glob("**/cell.txt")):
+        from likeness.study.gather import gather
+
+        gather(folder)
+
+
 if __name__ == "__main__":
     try:
         main()
     finally:
-        config.gather_launched()
+        gather_launched()

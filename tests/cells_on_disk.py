@@ -17,7 +17,10 @@ def write_cell(
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(len(name))
     values = {
-        arm: {"lpips": s + rng.normal(0, 0.01, 4), "edit_success": np.repeat([1.0, 0.0], [round(4 * p), 4 - round(4 * p)])}
+        arm: {
+            "lpips": s + rng.normal(0, 0.01, 4),
+            "edit_success": np.repeat([1.0, 0.0], [round(4 * p), 4 - round(4 * p)]),
+        }
         for arm, s, p in (("with", lpips[0], success[0]), ("without", lpips[1], success[1]))
     }  # fmt: skip
     rows = []

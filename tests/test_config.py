@@ -72,7 +72,7 @@ def test_the_source_prompts_are_the_studys():
 
 @pytest.mark.parametrize("typo", ["subject.nam=x", "edit.cros=1", "sampler.steps=5"])
 def test_a_typo_fails(typo):
-    with pytest.raises(Exception, match="not in|Could not override"):
+    with pytest.raises(Exception, match=r"not in|Could not override"):
         sweep(typo)
 
 

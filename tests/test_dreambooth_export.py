@@ -91,5 +91,5 @@ def test_what_cannot_be_exported_says_so(tmp_path, capsys):
 
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder" / "config.json").write_text(json.dumps({"hidden_size": 1024}))
-    with pytest.raises(InputError, match="Stable Diffusion 2.x"):
+    with pytest.raises(InputError, match=r"Stable Diffusion 2\.x"):
         export_checkpoint(tmp_path, tmp_path / "x.safetensors")

@@ -27,7 +27,7 @@ LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
 def slug(text: Any) -> str:
     """Return a short name safe in paths: lower-case ASCII words joined by underscores, at most 48 characters."""
     words = re.findall(r"[a-z0-9.+-]+", str(text).lower())
-    return "_".join(words).strip(".")[:48] or "x"
+    return "_".join(words).strip("._")[:48] or "x"
 
 
 def _prompts() -> dict[str, str]:
@@ -241,9 +241,7 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
         **{f"edit.word_windows.{w}": v for w, v in edit.word_windows.items()},
     }.items():
         if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
-            raise InputError(
-                f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8]."
-            )
+            raise InputError(f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8].")
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
     if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds) or min(sweep.seeds) < 0:
@@ -322,12 +320,3 @@ class RememberFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         RememberFolder.folder = Path(config.hydra.sweep.dir)
-
-
-def gather_launched() -> None:
-    """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
-    folder = RememberFolder.folder
-    if folder is not None and any(folder.glob("**/cell.txt")):
-        from likeness.study.gather import gather
-
-        gather(folder)

@@ -56,9 +56,7 @@ def export(run: Path, out: Path | None = None, dtype: str = "float32") -> Path:
     return target
 
 
-def export_checkpoint(
-    folder: Path, target: Path, dtype: str = "float32", metadata: dict | None = None
-) -> None:
+def export_checkpoint(folder: Path, target: Path, dtype: str = "float32", metadata: dict | None = None) -> None:
     """Turn a folder in the diffusers layout into one file in the original Stable Diffusion 1.x layout."""
     folder = Path(folder)
     text_config = json.loads((folder / "text_encoder" / "config.json").read_text())
@@ -143,9 +141,7 @@ def vae_name(name: str, blocks: int) -> tuple[str, bool]:
     name = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", name)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", name)
     name = re.sub(r"up_blocks\.(\d+)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", name)
-    name = re.sub(
-        r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample.", name
-    )
+    name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample.", name)
     name = re.sub(r"mid_block\.resnets\.(\d+)\.", lambda m: f"mid.block_{int(m[1]) + 1}.", name)
     square = False
     if match := re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.*)\.(weight|bias)", name):

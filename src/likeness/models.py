@@ -99,9 +99,7 @@ def locate(model: ModelSource) -> tuple[str, Path | None]:
     return "hub", _cached_snapshot(model)
 
 
-def load_pipeline(
-    model: ModelSource, *, dtype: str = "float32", device: str = "cpu"
-) -> StableDiffusionPipeline:
+def load_pipeline(model: ModelSource, *, dtype: str = "float32", device: str = "cpu") -> StableDiffusionPipeline:
     """Load the whole pipeline, without safety checker and progress bar, in evaluation mode."""
     check_available(model)
     import torch

@@ -80,9 +80,7 @@ def open_photo(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def crop_photo(
-    image: Image.Image, resolution: int, key: Sequence[int] | None, flip: bool = False
-) -> Image.Image:
+def crop_photo(image: Image.Image, resolution: int, key: Sequence[int] | None, flip: bool = False) -> Image.Image:
     """Cut a square and resize it: the centre, or (with a key) the crop those integers decide."""
     width, height = image.size
     side = float(min(width, height))
@@ -239,9 +237,7 @@ def _inspect(folder: Path, images: list[Path]) -> tuple[list[tuple[int, int]], l
         raise InputError(f"photo folder {folder}: cannot read {', '.join(unreadable)}. Replace them.")
     tiny = _under(SMALLEST_SIDE, images, sizes)
     if tiny:
-        raise InputError(
-            f"photo folder {folder}: under {SMALLEST_SIDE} pixels: {', '.join(tiny)}. Remove them."
-        )
+        raise InputError(f"photo folder {folder}: under {SMALLEST_SIDE} pixels: {', '.join(tiny)}. Remove them.")
     return sizes, thumbnails
 
 
@@ -249,9 +245,7 @@ def _warn_about(
     images: list[Path], sizes: list[tuple[int, int]], thumbnails: list[bytes], resolution: int | None
 ) -> None:
     if len(images) < 3:
-        warnings.warn(
-            f"only {len(images)} photo(s); 8 to 20 varied ones give a better likeness", stacklevel=3
-        )
+        warnings.warn(f"only {len(images)} photo(s); 8 to 20 varied ones give a better likeness", stacklevel=3)
     for (a, one), (b, other) in itertools.combinations(zip(images, thumbnails, strict=True), 2):
         if sum(abs(p - q) for p, q in zip(one, other, strict=True)) <= len(one):  # mean under 1 of 255
             warnings.warn(f"{a.name} and {b.name} show the same picture; keep one of them", stacklevel=3)
@@ -293,6 +287,4 @@ def _write_png(image: Image.Image, path: Path) -> None:
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Start again with space."
-        ) from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}. Start again with space.") from error

@@ -92,9 +92,7 @@ class Batches:
         crops, flip = max(0, self.settings.crops), self.settings.flip
         stored = read_posterior(cache_file) if self.cached and cache_file else None
         if stored is None:
-            pixels = load_photos(
-                self.photos, self.resolution, crops=crops, flip=flip, seed=self.settings.seed
-            )
+            pixels = load_photos(self.photos, self.resolution, crops=crops, flip=flip, seed=self.settings.seed)
             if self.class_files:
                 pixels = torch.cat([pixels, load_photos(self.class_files, self.resolution)])
             if not self.cached:
@@ -173,8 +171,7 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
         length = len(tokenizer(prompt).input_ids)
         if length > tokenizer.model_max_length:
             raise InputError(
-                f"the prompt {prompt[:60]!r} has {length} tokens, "
-                f"{tokenizer.model_max_length} fit; shorten it."
+                f"the prompt {prompt[:60]!r} has {length} tokens, {tokenizer.model_max_length} fit; shorten it."
             )
     fixed = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
     return tokenizer(prompts, return_tensors="pt", **fixed).input_ids

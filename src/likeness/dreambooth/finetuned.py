@@ -103,9 +103,7 @@ def write_record(out: Path, model: ModelSource, settings: TrainSettings, about: 
     write_text(out / SETTINGS, json.dumps(record, indent=1) + "\n")
 
 
-def write_card(
-    out: Path, model: ModelSource, concepts: list[Concept], settings: TrainSettings, values
-) -> None:
+def write_card(out: Path, model: ModelSource, concepts: list[Concept], settings: TrainSettings, values) -> None:
     """Write the model card: what it is, how it was made, how it is used."""
     lora = settings.method == "lora"
     load = (

@@ -79,9 +79,7 @@ def token_positions(tokenizer, prompt: str, words: str) -> list[int]:
     return []
 
 
-def measure(
-    pipe, concept, latents: Tensor, noise: Tensor, timesteps: Tensor, noise_scheduler
-) -> dict[str, float]:
+def measure(pipe, concept, latents: Tensor, noise: Tensor, timesteps: Tensor, noise_scheduler) -> dict[str, float]:
     """Return entropy, focus and mass of a concept's identifier and class word over its own noised photos."""
     from likeness.dreambooth.batches import tokenize
 

@@ -64,9 +64,7 @@ def train(
         run = Run(model, concepts, settings, out, processes, identity, on_event or _ignore, probe_model)
         finished = processes.on_main(lambda: _finished(run))
         if finished is not None:
-            return TrainResult(
-                out, settings.num_train_steps, settings.num_train_steps, 0.0, finished, run.notices
-            )
+            return TrainResult(out, settings.num_train_steps, settings.num_train_steps, 0.0, finished, run.notices)
         return _train(run, model_id, Path(class_root), start)
 
 
@@ -83,17 +81,13 @@ def _train(run: Run, model_id: str, class_root: Path, start: float) -> TrainResu
     loop = Loop(run, pipe, trainable, batches, validation, noise_scheduler, scaler)
     resumed = loop.begin()
     values = loop.fit(resumed)
-    return TrainResult(
-        run.out, settings.num_train_steps, resumed, time.perf_counter() - start, values, run.notices
-    )
+    return TrainResult(run.out, settings.num_train_steps, resumed, time.perf_counter() - start, values, run.notices)
 
 
 class Loop:
     """The steps of one run: `begin` restores, `fit` trains, the rest happens every so often."""
 
-    def __init__(
-        self, run: Run, pipe, trainable: Trainable, batches, validation, noise_scheduler, scaler
-    ) -> None:
+    def __init__(self, run: Run, pipe, trainable: Trainable, batches, validation, noise_scheduler, scaler) -> None:
         self.run, self.pipe, self.trainable, self.batches = run, pipe, trainable, batches
         self.validation, self.noise_scheduler, self.scaler = validation, noise_scheduler, scaler
         self.settings, self.processes = run.settings, run.processes
@@ -105,9 +99,7 @@ class Loop:
         """Measure the base model, then load the newest whole checkpoint; return the step to go on from."""
         base = self._measure(0) if self.settings.validation_every and self.processes.main else {}
         self.validation.base_health = {n: v for n, v in base.items() if n.startswith("health/")}
-        found = self.processes.on_main(
-            lambda: checkpoint.find(self.run.out, self.run.identity, self.run.notices)
-        )
+        found = self.processes.on_main(lambda: checkpoint.find(self.run.out, self.run.identity, self.run.notices))
         step = 0
         if found is not None:
             step = checkpoint.load(found, self.trainable, self.scaler)
@@ -162,9 +154,7 @@ class Loop:
         if self.settings.snr_gamma is not None:
             kind = self.noise_scheduler.config.prediction_type
             weights = min_snr_weights(self.alphas_cumprod, batch.timesteps, self.settings.snr_gamma, kind)
-        return dreambooth_loss(
-            noise_pred, target, batch.num_instance, self.settings.prior_loss_weight, weights
-        )
+        return dreambooth_loss(noise_pred, target, batch.num_instance, self.settings.prior_loss_weight, weights)
 
     def _update(self, step: int, parameters: list, losses: torch.Tensor) -> torch.Tensor:
         """Clip and step; refuse to step on a loss or gradient that is not a number."""
@@ -222,12 +212,7 @@ class Loop:
         def due(every: int) -> bool:
             return bool(every) and (done % every == 0 or end)
 
-        if not (
-            due(settings.validation_every)
-            or due(settings.sample_every)
-            or due(settings.checkpoint_every)
-            or end
-        ):
+        if not (due(settings.validation_every) or due(settings.sample_every) or due(settings.checkpoint_every) or end):
             return 0.0
         if self.processes.main:
             if due(settings.validation_every):

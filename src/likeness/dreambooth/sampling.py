@@ -16,9 +16,7 @@ ROWS_AT_ONCE = 8  # pictures per pipeline call
 
 
 @torch.no_grad()
-def draw(
-    pipe, prompts: list[str], noise: torch.Tensor, steps: int, guidance_scale: float
-) -> list[Image.Image]:
+def draw(pipe, prompts: list[str], noise: torch.Tensor, steps: int, guidance_scale: float) -> list[Image.Image]:
     """Draw one picture per prompt with DDIM from the given noise, whatever sampler the pipeline has."""
     from diffusers import DDIMScheduler
 

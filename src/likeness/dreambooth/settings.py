@@ -106,9 +106,7 @@ class TrainSettings:
 
     def deciding(self) -> dict[str, Any]:
         """Return the values that decide the trained weights, ready for JSON."""
-        return {
-            k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in BYSTANDERS
-        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in BYSTANDERS}
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,7 @@ def check_concepts(concepts: list[Concept], settings: TrainSettings) -> None:
         raise InputError("num_class_images=0 with a prior class; give some pictures, or prior_class=none.")
     with_prior = [c.identifier for c in concepts if has_prior(c)]
     if with_prior and len(with_prior) < len(concepts):
-        raise InputError(
-            f"only {', '.join(with_prior)} has class prompts; give them to all subjects or to none."
-        )
+        raise InputError(f"only {', '.join(with_prior)} has class prompts; give them to all subjects or to none.")
 
 
 def has_prior(concept: Concept) -> bool:
@@ -188,9 +184,7 @@ def _words(text: str) -> list[str]:
 def _check_concept(concept: Concept) -> None:
     identifier, class_word = concept.identifier.strip(), concept.class_word.strip()
     if not identifier or not class_word:
-        raise InputError(
-            "a subject needs an identifier (a rare word such as tuki) and a class word (man, dog)."
-        )
+        raise InputError("a subject needs an identifier (a rare word such as tuki) and a class word (man, dog).")
     if identifier.lower() in COMMON_WORDS:
         raise InputError(
             f"identifier {identifier!r} is a common word, the model would have to forget it; use a rare one."
@@ -247,25 +241,17 @@ def _check_settings(s: TrainSettings) -> None:
         if not 0 <= float(getattr(s, name)) <= 1:
             raise InputError(f"{name}={getattr(s, name)} must lie between 0 and 1.")
     if s.crops < FRESH_CROPS:
-        raise InputError(
-            f"crops={s.crops}: give 0 (centre), a number of seeded crops, or -1 (fresh at every step)."
-        )
+        raise InputError(f"crops={s.crops}: give 0 (centre), a number of seeded crops, or -1 (fresh at every step).")
     if s.snr_gamma is not None and s.snr_gamma <= 0:
         raise InputError(f"snr_gamma={s.snr_gamma} must be above 0; leave it empty to switch min-SNR off.")
     if s.ema_decay is not None and not 0 < s.ema_decay < 1:
-        raise InputError(
-            f"ema_decay={s.ema_decay} must lie between 0 and 1; leave it empty to switch EMA off."
-        )
+        raise InputError(f"ema_decay={s.ema_decay} must lie between 0 and 1; leave it empty to switch EMA off.")
     if s.keep_checkpoints < 2:
-        raise InputError(
-            "keep_checkpoints must be at least 2, so that one good checkpoint survives a torn one."
-        )
+        raise InputError("keep_checkpoints must be at least 2, so that one good checkpoint survives a torn one.")
     if s.cache_text_embeddings and s.text_encoder_steps:
         raise InputError(
             "cache_text_embeddings=true while the text encoder is trained would train it on nothing; "
             "leave cache_text_embeddings empty or freeze the text encoder."
         )
     if s.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "use_8bit_adam needs bitsandbytes, which is not installed: pip install 'likeness[8bit]'."
-        )
+        raise InputError("use_8bit_adam needs bitsandbytes, which is not installed: pip install 'likeness[8bit]'.")

@@ -41,18 +41,14 @@ def check_pipeline(pipe, run: Run) -> None:
     """Refuse a model, resolution, prompt or identifier that cannot be trained; settle the resolution."""
     kind = pipe.scheduler.config.prediction_type
     if kind not in {"epsilon", "v_prediction"}:
-        raise InputError(
-            f"model {run.model.name} predicts {kind!r}; epsilon and v_prediction can be trained."
-        )
+        raise InputError(f"model {run.model.name} predicts {kind!r}; epsilon and v_prediction can be trained.")
     native = pipe.unet.config.sample_size * pipe.vae_scale_factor
     run.resolution = run.settings.resolution or native
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if run.resolution % step:
         raise InputError(f"resolution={run.resolution} must be a multiple of {step} for this model.")
     for concept in run.concepts:
-        tokenize(
-            pipe.tokenizer, [*{concept.caption(photo) for photo in concept.photos}, *concept.class_prompts]
-        )
+        tokenize(pipe.tokenizer, [*{concept.caption(photo) for photo in concept.photos}, *concept.class_prompts])
         identifier = pipe.tokenizer(concept.identifier, add_special_tokens=False).input_ids
         class_tokens = pipe.tokenizer(concept.class_word, add_special_tokens=False).input_ids
         if len(identifier) == 1 and identifier[0] in class_tokens:
@@ -111,9 +107,7 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
     return files
 
 
-def prepare_batches(
-    run: Run, pipe, class_files: list[list[Path]], model_id: str, class_root: Path
-) -> Batches:
+def prepare_batches(run: Run, pipe, class_files: list[list[Path]], model_id: str, class_root: Path) -> Batches:
     """Build the micro-batches; the main process encodes the pictures, the others read what it stored."""
     settings = run.settings
     if settings.cache_latents and settings.crops < 0:

@@ -58,11 +58,7 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
         names = sorted({*old, *new})
         return [d for n in names for d in differences(old.get(n), new.get(n), f"{place}.{n}" if place else n)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(map(_is_dict, old)):
-        return [
-            d
-            for k, pair in enumerate(zip(old, new, strict=True))
-            for d in differences(*pair, f"{place}[{k}]")
-        ]
+        return [d for k, pair in enumerate(zip(old, new, strict=True)) for d in differences(*pair, f"{place}[{k}]")]
     return [] if old == new else [f"{place}: {old} -> {new}"]
 
 
@@ -150,18 +146,14 @@ class History:
             with path.open(newline="", encoding="utf-8") as stream:
                 for row in csv.DictReader(stream):
                     if int(row["step"]) <= upto:
-                        self.rows[int(row["step"])] = {
-                            k: v for k, v in row.items() if k != "step" and v != ""
-                        }
+                        self.rows[int(row["step"])] = {k: v for k, v in row.items() if k != "step" and v != ""}
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Add values to the row of a step and store the file."""
         self.rows.setdefault(step, {}).update({name: repr(float(value)) for name, value in values.items()})
         names = sorted({name for row in self.rows.values() for name in row})
         lines = [",".join(["step", *names])]
-        lines += [
-            ",".join([str(s), *(row.get(n, "") for n in names)]) for s, row in sorted(self.rows.items())
-        ]
+        lines += [",".join([str(s), *(row.get(n, "") for n in names)]) for s, row in sorted(self.rows.items())]
         write_text(self.path, "\n".join(lines) + "\n")
 
 

@@ -31,9 +31,7 @@ class Validation:
         self.fixed: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         for half, rows in halves.items():
             latents = self._latents(rows)
-            noise = torch.stack(
-                [torch.randn(latents.shape[1:], generator=seeded(FIXED, k)) for k in range(len(rows))]
-            )
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=seeded(FIXED, k)) for k in range(len(rows))])
             timesteps = ((torch.arange(len(rows)) + 0.5) / len(rows) * total).long()
             self.fixed[half] = (
                 torch.tensor(rows),
@@ -51,9 +49,7 @@ class Validation:
         else:
             first = batches.first_class_row
             files = [
-                batches.class_files[row - first]
-                if row >= first
-                else batches.photos[row // batches.stream.variants]
+                batches.class_files[row - first] if row >= first else batches.photos[row // batches.stream.variants]
                 for row in rows
             ]
             mean = encode(batches.pipe.vae, load_photos(files, batches.resolution), batches.device).mean
@@ -68,9 +64,7 @@ class Validation:
             with self.autocast():
                 embeds = batches.pipe.text_encoder(batches.input_ids[captions])[0]
                 noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-                pred = batches.pipe.unet(
-                    noisy, timesteps, embeds.to(_dtype(batches.pipe.unet, embeds))
-                ).sample
+                pred = batches.pipe.unet(noisy, timesteps, embeds.to(_dtype(batches.pipe.unet, embeds))).sample
             target = training_target(self.noise_scheduler, latents, noise, timesteps)
             values[f"validation/loss_{half}"] = float((pred.float() - target).square().mean())
         return values

@@ -98,11 +98,7 @@ def caption(factors: Factors, rng: np.random.Generator, *, nonsense: float = 0.0
     person = factors.who
     if rng.random() < nonsense:
         person = f"{nonsense_word(rng)} {person}"
-    article = (
-        _pick(("a ", "a ", "", ""), rng)
-        if factors.who in CLASSES[:2]
-        else _pick(("a ", "a ", "the ", ""), rng)
-    )
+    article = _pick(("a ", "a ", "", ""), rng) if factors.who in CLASSES[:2] else _pick(("a ", "a ", "the ", ""), rng)
     style = _pick(STYLE_PHRASES[factors.style], rng)
     start = f"{_pick(('', '', article_of(style)), rng)}{style} of {article}{person}"
     if factors.style == "photo" and rng.random() < 0.2:

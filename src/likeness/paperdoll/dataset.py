@@ -81,9 +81,7 @@ def draw_chunk(task: tuple[Path, int, int, int, int]) -> int:
         identities.append([float(v) for v in factors.identity.vector()])
         texts.append([caption(factors, rng, nonsense=NONSENSE) for _ in range(captions)])
     pictures.flush()
-    write_json(
-        folder / "chunks" / f"{first:07d}.json", {"labels": rows, "identity": identities, "captions": texts}
-    )
+    write_json(folder / "chunks" / f"{first:07d}.json", {"labels": rows, "identity": identities, "captions": texts})
     return count
 
 

@@ -40,7 +40,7 @@ def ellipse(x: float, y: float, rx: float, ry: float | None = None, degrees: flo
     if degrees:
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         points = points @ np.array([[c, s], [-s, c]])
-    return points + (x, y)
+    return points + np.array([x, y])
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
@@ -127,9 +127,7 @@ class Canvas:
     def line(self, points, width: float, colour, *, ink: float = 1.0) -> None:
         """Draw an open line of a width (fraction of the side) with round ends."""
         thickness = max(1, round(width * self.side))
-        cv2.polylines(
-            self.pixels, [self._fixed(points)], False, (*colour, self.region), thickness, cv2.LINE_AA, SHIFT
-        )
+        cv2.polylines(self.pixels, [self._fixed(points)], False, (*colour, self.region), thickness, cv2.LINE_AA, SHIFT)
         if self.ink is not None:
             self._outline(points, width, ink)
 

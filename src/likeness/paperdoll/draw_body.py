@@ -60,7 +60,5 @@ def hand(canvas: Canvas, x: float, y: float, side: int, unit: float, colours: Pa
     canvas.region = draw.FACE
     canvas.fill(ellipse(x, y, 0.27 * unit, 0.31 * unit), skin, shade=0.14)
     for k in range(3):
-        finger = ellipse(
-            x - side * 0.2 * unit, y + (0.17 * k - 0.18) * unit, 0.19 * unit, 0.085 * unit, side * -8
-        )
+        finger = ellipse(x - side * 0.2 * unit, y + (0.17 * k - 0.18) * unit, 0.19 * unit, 0.085 * unit, side * -8)
         canvas.fill(finger, mix(skin, (255, 255, 255), 0.06), outline=0.55)

@@ -65,7 +65,7 @@ def back_hair(canvas: Canvas, head: Head, colours: Palette) -> None:
             (wide * (0.92 + 0.14 * length), 0.72 * end + 0.05), (0.72 * wide, end)]  # fmt: skip
     points = [(0, -1 - volume), *half, (0, end + 0.04), *[(-x, y) for x, y in half[::-1]]]
     canvas.fill(
-        head.place(smooth(np.array(points) + (shift, 0))), mix(colours.hair, (0, 0, 0), 0.22), shade=0.15
+        head.place(smooth(np.array(points) + np.array([shift, 0]))), mix(colours.hair, (0, 0, 0), 0.22), shade=0.15
     )
 
 
@@ -132,9 +132,7 @@ def _cheeks(canvas: Canvas, head: Head, colours: Palette) -> None:
     who, blush = head.who, mix(colours.skin, (226, 92, 84), 0.16)
     for u in (-0.56, 0.56):
         x, y = head.place([head.side(u, 0.3)])[0]
-        canvas.fill(
-            ellipse(x, y, 0.17 * head.unit * head.squeeze(u), 0.13 * head.unit), blush, alpha=0.8, outline=0
-        )
+        canvas.fill(ellipse(x, y, 0.17 * head.unit * head.squeeze(u), 0.13 * head.unit), blush, alpha=0.8, outline=0)
     if who.freckles > -0.95:
         shown = mix(colours.skin, (150, 70, 34), 0.85 * (who.freckles + 1) / 2)
         for u, y in FRECKLES:

@@ -18,8 +18,14 @@ def sunglasses(canvas: Canvas, head: Head) -> None:
     for u in (-0.47, 0.47):
         cx, cy = head.side(u, y)
         rx = 0.4 * head.width * head.squeeze(u) / np.cos(0.28)
-        lens = [(cx - rx, cy - 0.17), (cx, cy - 0.2), (cx + rx, cy - 0.17), (cx + 0.92 * rx, cy + 0.12), (cx, cy + 0.25),
-                (cx - 0.92 * rx, cy + 0.12)]  # fmt: skip
+        lens = [
+            (cx - rx, cy - 0.17),
+            (cx, cy - 0.2),
+            (cx + rx, cy - 0.17),
+            (cx + 0.92 * rx, cy + 0.12),
+            (cx, cy + 0.25),
+            (cx - 0.92 * rx, cy + 0.12),
+        ]
         canvas.fill(head.place(smooth(lens)), dark, to=(64, 66, 86), outline=1, solid=0.95)
         if head.squeeze(u) > 0.3:
             edge = 1 if u > 0 else -1
@@ -37,8 +43,15 @@ def hat(canvas: Canvas, head: Head) -> None:
     canvas.region = draw.FIGURE
     w, shift = head.width * 1.04, 0.22 * head.width * np.sin(head.turn)
     felt, band = (186, 138, 82), (112, 32, 38)
-    crown = [(-0.98 * w, -0.62), (-0.92 * w, -1.2), (-0.6 * w, -1.5), (0, -1.44), (0.6 * w, -1.5), (0.92 * w, -1.2),
-             (0.98 * w, -0.62)]  # fmt: skip
+    crown = [
+        (-0.98 * w, -0.62),
+        (-0.92 * w, -1.2),
+        (-0.6 * w, -1.5),
+        (0, -1.44),
+        (0.6 * w, -1.5),
+        (0.92 * w, -1.2),
+        (0.98 * w, -0.62),
+    ]
     canvas.fill(head.place(smooth(crown)), felt, shade=0.25)
     stripe = [
         (-0.99 * w, -0.66),
@@ -49,8 +62,16 @@ def hat(canvas: Canvas, head: Head) -> None:
         (0, -0.56),
     ]
     canvas.fill(head.place(smooth(stripe)), band, outline=0.6, solid=0.45)
-    brim = [(-1.78 * w + shift, -0.66), (-0.9 * w, -0.7), (0.3 * shift, -0.62), (0.9 * w, -0.7), (1.78 * w + shift, -0.66),
-            (0.85 * w + shift, -0.42), (shift, -0.36), (-0.85 * w + shift, -0.42)]  # fmt: skip
+    brim = [
+        (-1.78 * w + shift, -0.66),
+        (-0.9 * w, -0.7),
+        (0.3 * shift, -0.62),
+        (0.9 * w, -0.7),
+        (1.78 * w + shift, -0.66),
+        (0.85 * w + shift, -0.42),
+        (shift, -0.36),
+        (-0.85 * w + shift, -0.42),
+    ]
     canvas.fill(head.place(smooth(brim)), mix(felt, (0, 0, 0), 0.1), shade=0.2)
 
 
@@ -85,11 +106,16 @@ def _burger(canvas: Canvas, x: float, y: float, r: float) -> None:
         (x - 0.9 * r, y + 0.72 * r),
     ]
     canvas.fill(smooth(lower), (222, 150, 66), shade=0.15)
-    canvas.fill(
-        rounded(x - 1.06 * r, y + 0.08 * r, x + 1.06 * r, y + 0.42 * r, 0.14 * r), (98, 50, 30), solid=0.5
-    )
-    leaf = [(x - 1.14 * r, y - 0.04 * r), (x + 1.14 * r, y - 0.04 * r), (x + r, y + 0.2 * r), (x + 0.5 * r, y + 0.12 * r), (x, y + 0.24 * r),
-            (x - 0.5 * r, y + 0.12 * r), (x - r, y + 0.2 * r)]  # fmt: skip
+    canvas.fill(rounded(x - 1.06 * r, y + 0.08 * r, x + 1.06 * r, y + 0.42 * r, 0.14 * r), (98, 50, 30), solid=0.5)
+    leaf = [
+        (x - 1.14 * r, y - 0.04 * r),
+        (x + 1.14 * r, y - 0.04 * r),
+        (x + r, y + 0.2 * r),
+        (x + 0.5 * r, y + 0.12 * r),
+        (x, y + 0.24 * r),
+        (x - 0.5 * r, y + 0.12 * r),
+        (x - r, y + 0.2 * r),
+    ]
     canvas.fill(smooth(leaf), (104, 186, 60), outline=0.6)
     bun = [
         (x - 1.04 * r, y),
@@ -106,12 +132,19 @@ def _burger(canvas: Canvas, x: float, y: float, r: float) -> None:
 def _cake(canvas: Canvas, x: float, y: float, r: float) -> None:
     canvas.fill(ellipse(x, y + 0.62 * r, 1.2 * r, 0.2 * r), (244, 244, 248))
     canvas.fill(box(x - 0.86 * r, y - 0.1 * r, x + 0.86 * r, y + 0.62 * r), (250, 224, 176))
-    canvas.fill(
-        box(x - 0.86 * r, y + 0.2 * r, x + 0.86 * r, y + 0.36 * r), (206, 60, 92), outline=0.4, solid=0.25
-    )
-    icing = [(x - 0.94 * r, y - 0.28 * r), (x, y - 0.42 * r), (x + 0.94 * r, y - 0.28 * r), (x + 0.92 * r, y + 0.12 * r), (x + 0.62 * r, y + 0.02 * r),
-             (x + 0.3 * r, y + 0.18 * r), (x, y + 0.02 * r), (x - 0.3 * r, y + 0.18 * r), (x - 0.62 * r, y + 0.02 * r),
-             (x - 0.92 * r, y + 0.12 * r)]  # fmt: skip
+    canvas.fill(box(x - 0.86 * r, y + 0.2 * r, x + 0.86 * r, y + 0.36 * r), (206, 60, 92), outline=0.4, solid=0.25)
+    icing = [
+        (x - 0.94 * r, y - 0.28 * r),
+        (x, y - 0.42 * r),
+        (x + 0.94 * r, y - 0.28 * r),
+        (x + 0.92 * r, y + 0.12 * r),
+        (x + 0.62 * r, y + 0.02 * r),
+        (x + 0.3 * r, y + 0.18 * r),
+        (x, y + 0.02 * r),
+        (x - 0.3 * r, y + 0.18 * r),
+        (x - 0.62 * r, y + 0.02 * r),
+        (x - 0.92 * r, y + 0.12 * r),
+    ]
     canvas.fill(smooth(icing), (250, 132, 178))
     canvas.fill(box(x - 0.075 * r, y - 1.0 * r, x + 0.075 * r, y - 0.34 * r), (120, 190, 240))
     canvas.fill(ellipse(x, y - 1.1 * r, 0.12 * r, 0.2 * r), (255, 206, 60), outline=0.8)
@@ -125,11 +158,17 @@ def _lasagne(canvas: Canvas, x: float, y: float, r: float) -> None:
     layers = ((252, 214, 96), (196, 44, 30), (252, 222, 128), (196, 44, 30))
     for k, colour in enumerate(layers):
         top = y - 0.36 * r + 0.23 * k * r
-        canvas.fill(
-            box(x - 1.06 * r, top, x + 1.06 * r, top + 0.24 * r), colour, outline=0.7, solid=0.3 * (k % 2)
-        )
-    cheese = [(x - 1.12 * r, y - 0.3 * r), (x - 0.8 * r, y - 0.56 * r), (x + 0.8 * r, y - 0.56 * r), (x + 1.12 * r, y - 0.3 * r), (x + 0.75 * r, y - 0.24 * r),
-              (x + 0.45 * r, y - 0.06 * r), (x + 0.1 * r, y - 0.26 * r), (x - 0.5 * r, y - 0.24 * r)]  # fmt: skip
+        canvas.fill(box(x - 1.06 * r, top, x + 1.06 * r, top + 0.24 * r), colour, outline=0.7, solid=0.3 * (k % 2))
+    cheese = [
+        (x - 1.12 * r, y - 0.3 * r),
+        (x - 0.8 * r, y - 0.56 * r),
+        (x + 0.8 * r, y - 0.56 * r),
+        (x + 1.12 * r, y - 0.3 * r),
+        (x + 0.75 * r, y - 0.24 * r),
+        (x + 0.45 * r, y - 0.06 * r),
+        (x + 0.1 * r, y - 0.26 * r),
+        (x - 0.5 * r, y - 0.24 * r),
+    ]
     canvas.fill(smooth(cheese), (255, 232, 134))
     canvas.fill(ellipse(x, y - 0.46 * r, 0.2 * r, 0.1 * r, 20), (70, 150, 60), outline=0.6)
 
@@ -144,8 +183,14 @@ def _pizza(canvas: Canvas, x: float, y: float, r: float) -> None:
         ]
     )
     canvas.fill(slice_, (250, 200, 70))
-    crust = [(x - 1.16 * r, y - 0.66 * r), (x, y - 0.92 * r), (x + 1.16 * r, y - 0.66 * r), (x + 1.06 * r, y - 0.4 * r), (x, y - 0.56 * r),
-             (x - 1.06 * r, y - 0.4 * r)]  # fmt: skip
+    crust = [
+        (x - 1.16 * r, y - 0.66 * r),
+        (x, y - 0.92 * r),
+        (x + 1.16 * r, y - 0.66 * r),
+        (x + 1.06 * r, y - 0.4 * r),
+        (x, y - 0.56 * r),
+        (x - 1.06 * r, y - 0.4 * r),
+    ]
     canvas.fill(smooth(crust), (196, 122, 54))
     for dx, dy in ((-0.42, -0.16), (0.4, -0.1), (0.0, 0.42)):
         canvas.fill(ellipse(x + dx * r, y + dy * r, 0.22 * r), (200, 44, 34), outline=0.6, solid=0.3)
@@ -154,8 +199,12 @@ def _pizza(canvas: Canvas, x: float, y: float, r: float) -> None:
 def _apple(canvas: Canvas, x: float, y: float, r: float) -> None:
     q = 0.8 * r
     half = [(0.3, -0.84), (0.72, -0.84), (1.02, -0.36), (0.96, 0.26), (0.68, 0.78), (0.3, 0.98)]
-    round_ = [(x, y - 0.66 * q), *[(x + a * q, y + b * q) for a, b in half], (x, y + 0.9 * q),
-              *[(x - a * q, y + b * q) for a, b in half[::-1]]]  # fmt: skip
+    round_ = [
+        (x, y - 0.66 * q),
+        *[(x + a * q, y + b * q) for a, b in half],
+        (x, y + 0.9 * q),
+        *[(x - a * q, y + b * q) for a, b in half[::-1]],
+    ]
     canvas.fill(smooth(round_), (132, 200, 52), shade=0.2)
     canvas.fill(ellipse(x - 0.4 * q, y - 0.3 * q, 0.2 * q, 0.3 * q, 20), (214, 240, 150), outline=0)
     canvas.line(np.array([(x, y - 0.72 * q), (x + 0.08 * q, y - 1.2 * q)]), 0.02, (94, 58, 30))

@@ -108,8 +108,14 @@ def peak(canvas: Canvas, x: float, top: float, half: float, base: float, rock) -
         outline=0,
     )
     cap, t = base - top, 0.42
-    snow = [(x, top), (x + t * half, top + t * cap), (x + 0.2 * half, top + 0.34 * cap), (x, top + 0.5 * cap), (x - 0.18 * half, top + 0.34 * cap),
-            (x - t * half, top + t * cap)]  # fmt: skip
+    snow = [
+        (x, top),
+        (x + t * half, top + t * cap),
+        (x + 0.2 * half, top + 0.34 * cap),
+        (x, top + 0.5 * cap),
+        (x - 0.18 * half, top + 0.34 * cap),
+        (x - t * half, top + t * cap),
+    ]
     canvas.fill(np.array(snow), (252, 253, 255), outline=0.8)
 
 
@@ -125,18 +131,30 @@ def snowy_mountain(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
 def river(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
     horizon = 0.36 + 0.08 * u[0]
     canvas.rows(0, horizon, (150, 206, 240), (226, 242, 244))
-    hills = [(-0.2, 0.6), (-0.1, horizon - 0.1), (0.2 + 0.1 * u[1], horizon - 0.18), (0.5, horizon - 0.02), (0.8 - 0.1 * u[2], horizon - 0.16),
-             (1.1, horizon - 0.1), (1.2, 0.6)]  # fmt: skip
+    hills = [
+        (-0.2, 0.6),
+        (-0.1, horizon - 0.1),
+        (0.2 + 0.1 * u[1], horizon - 0.18),
+        (0.5, horizon - 0.02),
+        (0.8 - 0.1 * u[2], horizon - 0.16),
+        (1.1, horizon - 0.1),
+        (1.2, 0.6),
+    ]
     canvas.fill(smooth(hills), (120, 176, 110), outline=0.7)
     canvas.rows(horizon, 1, (84, 160, 214), (28, 98, 172))
     for side in (0, 1):
-        bank = np.array([(-0.1, horizon - 0.01), (0.34 + 0.08 * u[3 + side], horizon), (0.2, horizon + 0.1), (0.1, horizon + 0.24),
-                         (-0.1, horizon + 0.42)])  # fmt: skip
+        bank = np.array(
+            [
+                (-0.1, horizon - 0.01),
+                (0.34 + 0.08 * u[3 + side], horizon),
+                (0.2, horizon + 0.1),
+                (0.1, horizon + 0.24),
+                (-0.1, horizon + 0.42),
+            ]
+        )
         canvas.fill(bank if side == 0 else bank * (-1, 1) + (1, 0), (112, 188, 84))
         tree = 0.05 + 0.08 * u[5 + side] if side == 0 else 0.95 - 0.08 * u[5 + side]
-        canvas.fill(
-            box(tree - 0.018, horizon - 0.1, tree + 0.018, horizon + 0.05), (110, 74, 50), outline=0.7
-        )
+        canvas.fill(box(tree - 0.018, horizon - 0.1, tree + 0.018, horizon + 0.05), (110, 74, 50), outline=0.7)
         canvas.fill(ellipse(tree, horizon - 0.14, 0.1, 0.12), (64, 146, 72), shade=0.15)
     for k in range(5):
         y, x = horizon + 0.26 + 0.085 * k, (0.1, 0.84, 0.2, 0.92, 0.1)[k] + 0.08 * (u[7 + k] - 0.5)
@@ -213,9 +231,7 @@ def city_street(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
             for column in range(2):
                 x = x0 + 0.035 + 0.08 * column
                 lit = (255, 232, 142) if (row + column + k) % 2 == 0 else mix(colour, (30, 34, 60), 0.45)
-                canvas.fill(
-                    box(x, y, x + 0.05, y + 0.075), lit, outline=0.5, solid=0.0 if lit[0] == 255 else 0.3
-                )
+                canvas.fill(box(x, y, x + 0.05, y + 0.075), lit, outline=0.5, solid=0.0 if lit[0] == 255 else 0.3)
     canvas.rows(0.7, 0.77, (198, 194, 194), (182, 178, 180))
     canvas.rows(0.77, 1, (104, 104, 116), (72, 74, 88))
     for x in (0.05, 0.45, 0.85):
@@ -224,7 +240,7 @@ def city_street(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
 
 
 def blossom_tree(canvas: Canvas, u: np.ndarray, blossom: float) -> None:
-    """A tree over the doll; `blossom` in [0, 1] goes from bare branches to a full crown, more always adding to less."""
+    """A tree over the doll; `blossom` in [0, 1] goes from bare branches to a full crown; more adds to less."""
     ground = 0.66 + 0.06 * u[0]
     canvas.rows(0, ground, (166, 214, 240), (232, 244, 240))
     canvas.rows(ground, 1, (146, 202, 104), (92, 156, 74))
@@ -298,6 +314,14 @@ def mirror(canvas: Canvas, u: np.ndarray, _blossom: float) -> None:
 
 
 DRAW = {
-    "plain": plain, "beach": beach, "forest": forest, "jungle": jungle, "snowy mountain": snowy_mountain,
-    "river": river, "desert": desert, "city street": city_street, "blossom tree": blossom_tree, "mirror": mirror,
-}  # fmt: skip
+    "plain": plain,
+    "beach": beach,
+    "forest": forest,
+    "jungle": jungle,
+    "snowy mountain": snowy_mountain,
+    "river": river,
+    "desert": desert,
+    "city street": city_street,
+    "blossom tree": blossom_tree,
+    "mirror": mirror,
+}

@@ -75,9 +75,7 @@ def _frame(rgb: np.ndarray) -> np.ndarray:
     x, y = grid(len(rgb))
     edge = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))[..., None]
     px = 1 / len(rgb)
-    gilt = np.array([0.78, 0.58, 0.22], np.float32) * (
-        0.72 + 0.5 * np.sin(np.clip(edge / 0.042, 0, 1) * np.pi)
-    )
+    gilt = np.array([0.78, 0.58, 0.22], np.float32) * (0.72 + 0.5 * np.sin(np.clip(edge / 0.042, 0, 1) * np.pi))
     inside = np.clip((edge - 0.042) / px + 0.5, 0, 1)
     shadow = 1 - 0.55 * np.exp(-np.clip(edge - 0.042, 0, 1) / 0.012)
     return gilt * (1 - inside) + rgb * shadow * inside
@@ -100,7 +98,7 @@ def van_gogh(layers: Layers) -> np.ndarray:
     tone = deep + (high - deep) * g
     base = saturate(layers.rgb, 1.35) * 0.55 + tone * 0.45
     x, y = grid(layers.size)
-    hx, hy, hs = layers.head
+    hx, hy, _ = layers.head
     dx, dy = x - hx, (y - hy) * 0.85
     halo = np.sqrt(dx * dx + dy * dy)
     turn = 6.28 * layers.u[12]

@@ -56,9 +56,7 @@ def denoising_loss(unet, scheduler, latents: Tensor, prompt_embeds: Tensor, rng:
     return (weight * (predicted - target).pow(2).mean((1, 2, 3))).mean() / weight.mean()
 
 
-def train_unet(
-    data: Dataset, latents: np.ndarray, preset: Preset, loop: Loop, device: str, text_encoder, tokenizer
-):
+def train_unet(data: Dataset, latents: np.ndarray, preset: Preset, loop: Loop, device: str, text_encoder, tokenizer):
     """Train (or continue) UNet and text encoder together on cached latents; return both for evaluation."""
     scheduler = noise_schedule()
     model = nn.ModuleDict({"unet": build_unet(preset), "text_encoder": text_encoder}).to(device)
@@ -76,9 +74,7 @@ def train_unet(
         with torch.autocast(device, torch.bfloat16, enabled=not precise):
             with torch.set_grad_enabled(text_rate > 0):
                 prompt_embeds = model["text_encoder"](tokens).last_hidden_state
-            loss = denoising_loss(
-                model["unet"], scheduler, cached[indices].float().to(device), prompt_embeds, rng
-            )
+            loss = denoising_loss(model["unet"], scheduler, cached[indices].float().to(device), prompt_embeds, rng)
         return loss, {}
 
     groups = [{"params": list(model["unet"].parameters()), "scale": 1.0}]

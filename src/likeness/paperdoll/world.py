@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -54,7 +54,7 @@ class Factors:
     food: str = "none"
     sunglasses: bool = False
     hat: bool = False
-    identity: Identity = Identity()
+    identity: Identity = field(default_factory=Identity)
     who: str = "person"
     head_x: float = 0.5
     head_y: float = 0.39
@@ -69,9 +69,7 @@ class Factors:
     def __post_init__(self) -> None:
         for name, choices in (("style", STYLES), ("scene", SCENES), ("food", FOODS)):
             if getattr(self, name) not in choices:
-                raise InputError(
-                    f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}."
-                )
+                raise InputError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
 
     def labels(self) -> dict[str, int | float]:
         """Return every categorical factor as its index and every continuous one as a float in world units."""
@@ -86,9 +84,7 @@ def sample_factors(rng: np.random.Generator, **fixed: object) -> Factors:
     """Draw from the pretraining distribution; any field of Factors can be fixed by name."""
     unknown = set(fixed) - set(Factors.__dataclass_fields__)
     if unknown:
-        raise InputError(
-            f"unknown factors {sorted(unknown)}: choose among {list(Factors.__dataclass_fields__)}."
-        )
+        raise InputError(f"unknown factors {sorted(unknown)}: choose among {list(Factors.__dataclass_fields__)}.")
     scene = SCENES[rng.integers(len(SCENES))]
     food = FOODS[1 + rng.integers(len(FOODS) - 1)] if rng.random() < 0.45 else "none"
     drawn: dict[str, object] = {

@@ -8,12 +8,8 @@ from typing import Any
 
 from likeness.report.records import CellResult, read_cells
 
-SHOWN = {
-    "clip_t": "CLIP to prompt",
-    "lpips": "LPIPS to source",
-    "ssim": "SSIM to source",
-    "head_shift_px": "head moved, px",
-}
+SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
+NARROWEST = 140  # columns, where the output is no terminal
 
 
 def print_table(cells: Iterable[Path]) -> None:
@@ -36,7 +32,8 @@ def print_table(cells: Iterable[Path]) -> None:
         table.add_row(axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)
     for cell in failed:
         table.add_row("[red]failed", "", cell.folder.name, "", cell.error)
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=NARROWEST)).print(table)
 
 
 def success(cell: CellResult) -> str:

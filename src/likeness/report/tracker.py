@@ -53,7 +53,7 @@ class WandbRun(Run):
 
     def __init__(self, run: Any, offline: bool) -> None:
         self.run, self.offline = run, offline
-        self.link = run.url or None
+        self.link = None if offline else run.url
         self.directory = Path(run.dir).parent
         for prefix in ("train", "samples", "validation", "health"):
             run.define_metric(f"{prefix}/*", step_metric="train/step")

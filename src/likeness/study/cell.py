@@ -64,11 +64,7 @@ def _dry_run(sweep: Sweep, plan: EditPlan, command: str) -> None:
     print(f"  source  {plan.source_prompt}")
     print(f"  target  {plan.target_prompt}" + "".join(f"   [{w} x {v:g}]" for w, v in plan.weights))
     print(f"  model   {folder}" + ("" if is_finished(folder) else f"   MISSING, make it with: {command}"))
-    time_ = (
-        f"about {pictures * seconds * steps:.0f} s on 2 CPU cores"
-        if seconds
-        else "time not known for this model"
-    )
+    time_ = f"about {pictures * seconds * steps:.0f} s on 2 CPU cores" if seconds else "time not known for this model"
     print(f"  draws   {pictures} pictures ({len(sweep.seeds)} seeds x 3 arms), {time_}")
 
 
@@ -139,11 +135,13 @@ class _Cell:
         try:
             self._run(run_dir)
         except Exception as error:
+            if type(error) is ValueError:  # Prompt-to-Prompt knows nothing of ours: what the user typed
+                error = InputError(str(error)).with_traceback(error.__traceback__)
             cells.write_failed(self.folder, self.record("failed", error=f"{type(error).__name__}: {error}"))
             _point_to(run_dir, self.folder)
             if not isinstance(error, InputError):
                 log.error("%s failed:\n%s", self.folder.name, traceback.format_exc())
-            raise
+            raise error
 
     def _run(self, run_dir: Path) -> None:
         from likeness.study import draw, measure

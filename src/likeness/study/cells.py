@@ -22,9 +22,7 @@ FORMAT = 1
 ARMS = ("source", "without", "with")
 
 
-def cell_identity(
-    sweep: Sweep, plan: EditPlan, weights: str, dtype: str, backbones: dict[str, str]
-) -> dict[str, Any]:
+def cell_identity(sweep: Sweep, plan: EditPlan, weights: str, dtype: str, backbones: dict[str, str]) -> dict[str, Any]:
     """Return everything that decides the pictures and numbers of a cell, ready for JSON."""
     edit = asdict(sweep.edit)
     for name in ("name", "uses", "values", "phrases", "source"):
@@ -64,9 +62,7 @@ def is_done(folder: Path) -> bool:
     if record is None or record.get("status") != "done" or not (folder / "grid.png").is_file():
         return False
     images = (f"seed{seed:04d}-{arm}.png" for seed in record["seeds"] for arm in ARMS)
-    return (folder / "summary.json").is_file() and all(
-        (folder / "images" / name).is_file() for name in images
-    )
+    return (folder / "summary.json").is_file() and all((folder / "images" / name).is_file() for name in images)
 
 
 class CellWriter:

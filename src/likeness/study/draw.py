@@ -54,9 +54,7 @@ def set_scheduler(pipe, sampler: Sampler) -> None:
 
     name = SCHEDULERS.get(sampler.scheduler)
     if name is None:
-        raise InputError(
-            f"sampler.scheduler={sampler.scheduler} is unknown; choose one of {', '.join(SCHEDULERS)}."
-        )
+        raise InputError(f"sampler.scheduler={sampler.scheduler} is unknown; choose one of {', '.join(SCHEDULERS)}.")
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
 
 
@@ -104,17 +102,17 @@ def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
     from likeness.prompt_to_prompt import prompt_to_prompt, seeded_latents
 
     started = time.perf_counter()
-    context = prompt_to_prompt(
+    with prompt_to_prompt(
         pipe,
         plan.source_prompt,
         [build_edit(plan, sweep.edit)],
         behaviour=sweep.edit.behaviour,
         local_blend=local_blend(plan, sweep.edit),
         store_attention=sweep.show_attention,
+        images_per_prompt=len(seeds),
         self_replace_resolution=sweep.edit.self_replace_resolution,
         num_inference_steps=sweep.sampler.num_inference_steps,
-    )
-    with context as p2p:
+    ) as p2p:
         latents = pipe(
             **p2p.inputs,
             latents=p2p.latents(seeded_latents(seeds, latent_shape(pipe, sweep.model.resolution))),
@@ -124,9 +122,9 @@ def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
         ).images
     drawn.timing["draw"] += time.perf_counter() - started
     drawn.notices += [n for n in p2p.notices if n not in drawn.notices]
-    pictures = _decode(pipe, latents, drawn)
-    _keep_extras(p2p, pipe, sweep, plan, seeds, pictures, drawn)
-    return pictures[0::2], pictures[1::2]  # rows: (source, target) of each seed
+    source, edited = p2p.split(_decode(pipe, latents, drawn))
+    _keep_extras(p2p, sweep, plan, seeds, source, edited, drawn)
+    return source, edited
 
 
 def _plain(pipe, sweep: Sweep, prompt: str, seeds: list[int], cache: PictureCache, drawn: Drawn):
@@ -169,10 +167,10 @@ def _decode(pipe, latents: torch.Tensor, drawn: Drawn) -> list[np.ndarray]:
     return pictures
 
 
-def _keep_extras(p2p, pipe, sweep: Sweep, plan: EditPlan, seeds, pictures, drawn: Drawn) -> None:
+def _keep_extras(p2p, sweep: Sweep, plan: EditPlan, seeds, source, edited, drawn: Drawn) -> None:
     from likeness.study.overlays import attention_overlays, mask_overlays
 
     if sweep.show_attention and not drawn.attention:
-        drawn.attention.update(attention_overlays(p2p, plan, pictures[0], pictures[1]))
-    if sweep.edit.blend is not None and not drawn.masks:
-        drawn.masks.update(mask_overlays(p2p, seeds, pictures))
+        drawn.attention.update(attention_overlays(p2p, plan, source[0], edited[0]))
+    if sweep.edit.blend is not None:
+        drawn.masks.update(mask_overlays(p2p, seeds, edited))

@@ -27,9 +27,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
     dreambooth.check_concepts(concepts, settings)
     models.check_available(base)
     if train.dry_run:
-        print(
-            f"would train {', '.join(s.name for s in chosen)} for {settings.num_train_steps} steps into {folder}"
-        )
+        print(f"would train {', '.join(s.name for s in chosen)} for {settings.num_train_steps} steps into {folder}")
         return folder
     who = "+".join(s.name for s in chosen)
     run = tracking.start_run(

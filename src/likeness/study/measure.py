@@ -98,10 +98,7 @@ def write_cell(writer: CellWriter, record: dict[str, Any], drawn, measured: Meas
     for index, seed in enumerate(seeds):
         for arm in ARMS:
             file = writer.image(f"images/seed{seed:04d}-{arm}.png", images[arm][index])
-            about = {
-                k: axes[k]
-                for k in ("subject", "prior_class", "model", "method", "schedule", "edit", "operator")
-            }
+            about = {k: axes[k] for k in ("subject", "prior_class", "model", "method", "schedule", "edit", "operator")}
             prompts = {k: record[k] for k in ("source_prompt", "target_prompt")}
             values = {name: measured[arm].get(name, [None] * len(seeds))[index] for name in names}
             rows.append({**about, **prompts, "seed": seed, "arm": arm, **values, "image": file})

@@ -20,10 +20,10 @@ def attention_overlays(p2p, plan: EditPlan, source: np.ndarray, target: np.ndarr
     return overlays
 
 
-def mask_overlays(p2p, seeds: list[int], pictures: list[np.ndarray]) -> dict[str, Image.Image]:
+def mask_overlays(p2p, seeds: list[int], edited: list[np.ndarray]) -> dict[str, Image.Image]:
     """Return mask-seedNNNN.png: the last LocalBlend mask, kept part dimmed, over each seed's edited picture."""
     return {
-        f"mask-seed{seed:04d}.png": overlay(pictures[2 * index + 1], p2p.masks.last(prompt=1, image=index))
+        f"mask-seed{seed:04d}.png": overlay(edited[index], p2p.masks.last(prompt=1, image=index))
         for index, seed in enumerate(seeds)
     }
 

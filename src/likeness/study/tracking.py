@@ -10,9 +10,7 @@ from PIL import Image
 from likeness.config import Sweep, Train, to_plain
 
 
-def start_run(
-    config: Train | Sweep, *, name: str, group: str, job_type: str, tags: list[str], directory: Path
-):
+def start_run(config: Train | Sweep, *, name: str, group: str, job_type: str, tags: list[str], directory: Path):
     """Return an entered-able tracker run with the project's conventions for names, groups and tags."""
     from likeness.report import tracker
 
