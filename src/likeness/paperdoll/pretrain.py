@@ -121,9 +121,10 @@ def run_clip(run: Run) -> None:
     from likeness.paperdoll.clip import save_clip, train_clip
     from likeness.paperdoll.tokenizer import load_tokenizer
 
+    data = run.dataset()
     run.need("data/tokens.npy", "tokenizer")
     loop = run.loop("clip")
-    clip = train_clip(run.dataset(), run.preset, loop, run.device, run.out / "tokenizer")
+    clip = train_clip(data, run.preset, loop, run.device, run.out / "tokenizer")
     if loop.state.finished:
         save_clip(clip.cpu(), load_tokenizer(run.out / "tokenizer"), run.out / "clip" / "model")
 
