@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "report": {"metrics", "results"},
     "results": {"report", "metrics"},
     "paperdoll": {"models"},
-    "export": {"models", "dreambooth"},
+    "export": {"models", "dreambooth", "subjects"},
     "replay": {"study", "report", "config"},
     "study": {"config", "models", "subjects", "dreambooth", "prompt_to_prompt", "metrics", "report", "paperdoll"},
 }

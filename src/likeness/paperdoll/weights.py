@@ -36,9 +36,9 @@ def _present(name: str, *files: str) -> Path:
     folder = weights_root() / name
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        where = f"${OVERRIDE} points there; unset it or " if os.environ.get(OVERRIDE) else ""
+        where = f"${OVERRIDE} points there. " if os.environ.get(OVERRIDE) else ""
         raise InputError(
             f"The embedded model's {name} is not in {folder} (missing: {', '.join(missing)}). "
-            f"{where}train it with: {COMMAND}"
+            f"{where}Train it with: {COMMAND}"
         )
     return folder
