@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed-$(subst $(eval) ,_,$(EXTRAS))
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-slow lint format evaluate-paperdoll bench bench-train reproduce clean
+.PHONY: help setup demo test test-slow lint format evaluate-paperdoll bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -47,9 +47,6 @@ evaluate-paperdoll: $(STAMP) ## measure the embedded model and rewrite its card
 
 bench: $(STAMP) ## Prompt-to-Prompt against plain sampling
 	$(RUN) -m likeness.prompt_to_prompt.benchmark
-
-bench-train: $(STAMP) ## the trainer against an uncached loop
-	$(RUN) -m likeness.dreambooth.benchmark
 
 clean: ## remove outputs/ (asks nothing)
 	rm -rf outputs

@@ -12,6 +12,7 @@ class Preset:
     """What is trained and for how long; pictures are 128 px, latents 16x16."""
 
     pictures: int
+    encoded: int  # pictures the UNet trains on, encoded once
     captions: int  # per picture
     reconstructions: int  # pictures the probe also sees as the autoencoder redraws them
     vae_widths: tuple[int, ...]
@@ -31,20 +32,22 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(
-        pictures=48, captions=2, reconstructions=8, vae_widths=(8, 8, 16, 16), latent_channels=8,
+        pictures=48, encoded=48, captions=2, reconstructions=8, vae_widths=(8, 8, 16, 16), latent_channels=8,
         clip_width=32, clip_layers=1, probe_widths=(8, 16, 16, 16, 16), unet_widths=(16, 16, 32),
         vae=Plan(6, 4, 1e-3, warmup=2), clip=Plan(6, 8, 1e-3, warmup=2), probe=Plan(6, 8, 1e-3, warmup=2),
         unet=Plan(6, 4, 1e-3, warmup=2), evaluation=8, text_rate=0.3,
     ),
     "cpu": Preset(
-        pictures=24_000, captions=6, reconstructions=1500, vae_widths=(16, 32, 64, 128), latent_channels=8,
+        pictures=24_000, encoded=16_000, captions=6,
+        reconstructions=1500, vae_widths=(16, 32, 64, 128), latent_channels=8,
         clip_width=128, clip_layers=3, probe_widths=(32, 64, 128, 128, 96), unet_widths=(48, 96, 224),
         vae=Plan(4000, 8, 1.5e-3, ema=0.998), clip=Plan(2500, 64, 1e-3, weight_decay=0.01),
         probe=Plan(2500, 48, 1e-3, ema=0.998, weight_decay=0.01),
         unet=Plan(6000, 32, 1e-3, warmup=100, ema=0.998),
     ),
     "gpu": Preset(
-        pictures=200_000, captions=6, reconstructions=20_000, vae_widths=(16, 32, 64, 128), latent_channels=8,
+        pictures=200_000, encoded=200_000, captions=6,
+        reconstructions=20_000, vae_widths=(16, 32, 64, 128), latent_channels=8,
         clip_width=128, clip_layers=3, probe_widths=(32, 64, 128, 128, 96), unet_widths=(48, 96, 224),
         vae=Plan(20_000, 64, 1e-3, warmup=500, ema=0.999),
         clip=Plan(8_000, 512, 1e-3, warmup=500, weight_decay=0.05),

@@ -90,8 +90,8 @@ def run_tokenizer(run: Run) -> None:
 
 
 def run_vae(run: Run) -> None:
-    from likeness.paperdoll.autoencoder import centre_latents, redraw, train_autoencoder
-    from likeness.paperdoll.dataset import save_array, shuffled
+    from likeness.paperdoll.autoencoder import centre_latents, train_autoencoder
+    from likeness.paperdoll.dataset import shuffled
 
     data = run.dataset()
     loop = run.loop("vae")
@@ -103,11 +103,23 @@ def run_vae(run: Run) -> None:
     model.save_pretrained(run.out / "vae" / "model")
     if not run.decoder_only:
         (run.out / "vae" / "latents.npy").unlink(missing_ok=True)
+    (run.out / "vae" / "reconstructions.npy").unlink(missing_ok=True)
+
+
+def redrawn(run: Run) -> Path:
+    """Return the file of pictures as the autoencoder redraws them; made here once there is an autoencoder."""
     import torch
 
-    copies = redraw(model, data.images(torch.arange(min(run.preset.reconstructions, len(data)))))
-    pixels = (copies.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    save_array(run.out / "vae" / "reconstructions.npy", pixels)
+    from likeness.paperdoll.autoencoder import redraw
+    from likeness.paperdoll.dataset import save_array
+
+    target = run.out / "vae" / "reconstructions.npy"
+    if not target.is_file() and (run.out / "vae" / "model" / "config.json").is_file():
+        data = run.dataset()
+        first = torch.arange(min(run.preset.reconstructions, len(data)))
+        copies = redraw(load_vae(run), data.images(first))
+        save_array(target, (copies.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+    return target
 
 
 def load_vae(run: Run):
@@ -133,8 +145,8 @@ def run_probe(run: Run) -> None:
     from likeness.paperdoll.probe import save_probe
     from likeness.paperdoll.probe_training import train_probe
 
-    loop = run.loop("probe")
-    probe = train_probe(run.dataset(), run.preset, loop, run.device, run.out / "vae" / "reconstructions.npy")
+    data, loop = run.dataset(), run.loop("probe")
+    probe = train_probe(data, run.preset, loop, run.device, redrawn(run))
     if loop.state.finished:
         save_probe(probe.cpu(), run.out / "probe" / "model")
 
@@ -150,7 +162,7 @@ def run_unet(run: Run) -> None:
 
     data, latents = run.dataset(), run.out / "vae" / "latents.npy"
     if not latents.is_file():
-        cache_latents(load_vae(run), data, latents, run.device)
+        cache_latents(load_vae(run), data, latents, run.device, run.preset.encoded)
     clip = CLIPModel.from_pretrained(run.need("clip/model", "clip"))
     loop = run.loop("unet")
     tokenizer = load_tokenizer(run.out / "tokenizer")
