@@ -121,3 +121,22 @@ def test_prompt_to_prompts_errors_are_one_line(swept):
     assert "same number of words" in shown and "refine" in shown and "Traceback" not in shown
     shown = run("sweep.py", "edit=reweight", "word=cake", *common, ok=False)
     assert "'cake'" in shown and "Traceback" not in shown
+
+
+def test_stable_diffusion_from_a_local_folder_trains_the_same_way(tiny_sd, tmp_path):
+    model = ("model=sd15", f"model.source={tiny_sd}", "model.resolution=64", f"out={tmp_path}", "method=lora")
+    run("train.py", "subject=tuki", *model, *TRAIN, "logger=none")
+    (folder,) = (tmp_path / "models" / "sd15").iterdir()
+    assert (folder / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    common = (*model, *TRAIN[:3], SHORT[2], "seeds=[0]", "logger=none")
+    shown = run("sweep.py", "edit=local", *common, "metrics=standard", ok=False)
+    assert "clip-vit-large-patch14" in shown and "Traceback" not in shown
+    run("sweep.py", "edit=local", *common, "metrics=embedded")
+    (cell,) = (tmp_path / "cells").iterdir()
+    assert rows(cell)[0]["model"] == "sd15"
+
+
+def test_the_hub_is_not_reached_offline_and_the_error_helps(tmp_path):
+    shown = run("train.py", "subject=tuki", "model=sd15", f"out={tmp_path}", ok=False)
+    assert "stable-diffusion-v1-5" in shown and "Traceback" not in shown
+    assert "model.source" in shown or "hf download" in shown or "huggingface" in shown.lower()

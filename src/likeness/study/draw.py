@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,7 @@ def load_cached(base, folder: Path, weights: str, dtype: str, device: str):
     from likeness.dreambooth import load_finetuned
 
     pipe = load_finetuned(base, folder, dtype, device)
-    pipe.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     pipe.vae.to(memory_format=torch.channels_last)  # measured: decodes 40 % faster on a CPU
     return pipe
 

@@ -59,6 +59,25 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
     return folder
 
 
+def _world_notices(train: Train, subjects: list[Subject]) -> list[str]:
+    """Say what the embedded model cannot know: photographs, and words outside its grammar."""
+    if train.model.source != "embedded":
+        return []
+    from likeness.paperdoll.captions import unknown_words
+
+    notices = []
+    for subject in subjects:
+        if not subject.photos.startswith(place.EMBEDDED_PHOTOS):
+            notices.append(
+                f"model=paperdoll draws paper dolls only and cannot learn a real face; for the photos in "
+                f"{subject.photos} use model=sd15."
+            )
+        words = set(unknown_words(subject.instance_prompt)) - set(subject.identifier.lower().split())
+        if words:
+            notices.append(f"the embedded model was never shown: {', '.join(sorted(words))}; model=sd15 knows more.")
+    return notices
+
+
 def _prior(train: Train, subject: Subject) -> Any:
     """Return the prior class for one of several subjects: `own` follows each subject's class word."""
     import copy
