@@ -162,11 +162,12 @@ def class_images(
     `draw(prompts, noise)` draws one block. Interrupted, it goes on where it stopped with the same pictures.
     """
     import torch
+    from tqdm import tqdm
 
     folder = request.folder(root)
     paths = [folder / f"{k:05d}.png" for k in range(-(-count // BLOCK) * BLOCK)]
     make_folder(folder)
-    for block in range(rank, len(paths) // BLOCK, world):
+    for block in tqdm(range(rank, len(paths) // BLOCK, world), desc="class pictures", disable=rank > 0):
         numbers = range(block * BLOCK, (block + 1) * BLOCK)
         missing = [k for k in numbers if not _readable(paths[k])]
         if not missing:

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from likeness import models
 from likeness.dreambooth import checkpoint, finetuned, storage
@@ -119,7 +120,15 @@ class Loop:
         parameters = self._freeze_text_encoder(first_step)
         self.pipe.unet.train()
         clock, since = time.perf_counter(), first_step
-        for step in range(first_step, settings.num_train_steps):
+        bar = tqdm(
+            range(first_step, settings.num_train_steps),
+            initial=first_step,
+            total=settings.num_train_steps,
+            desc="fine-tuning",
+            unit="step",
+            disable=not self.processes.main,
+        )
+        for step in bar:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:
                 parameters = self._freeze_text_encoder(step)
             losses = self._accumulate(step)
@@ -128,6 +137,7 @@ class Loop:
             if done % settings.log_every == 0 or done == settings.num_train_steps:
                 now = time.perf_counter()
                 self._log(done, losses, grad_norm, (done - since) / max(now - clock, 1e-9))
+                bar.set_postfix(loss=f"{losses[0].item():.3f}", refresh=False)
                 clock, since = now, done
             clock += self._every_so_often(done)
         return self._finish()
