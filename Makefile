@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' 2>/dev/null && { echo $$p; break; }; done)
 EXTRAS ?= dev
 RUN := .venv/bin/python
-STAMP := .venv/.installed-$(subst $(eval) ,_,$(EXTRAS))
+STAMP := .venv/.installed-$(EXTRAS)
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test test-slow lint format evaluate-paperdoll bench clean
@@ -26,7 +26,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## fine-tune tuki on the embedded model, edit it three ways, write the report
 	$(RUN) train.py subject=tuki
 	$(RUN) sweep.py -m hydra.sweep.dir=outputs/demo edit=local,global,reweight
-	@echo "Open outputs/demo/report.html"
+	$(RUN) -m likeness.study.overview outputs/demo --photos embedded:tuki
+	@echo "Open outputs/demo/report.html and outputs/demo/overview.png"
 
 test: $(STAMP) ## the tests (under 5 minutes on 2 cores)
 	$(RUN) -m pytest

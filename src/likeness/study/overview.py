@@ -1,0 +1,68 @@
+"""One figure of a sweep: photos of the subject, then each edit without and with Prompt-to-Prompt.
+
+python -m likeness.study.overview outputs/demo --photos embedded:tuki
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from likeness.config import Subject
+from likeness.errors import InputError
+from likeness.report.grid import make_grid
+from likeness.report.records import CellResult, read_cells
+from likeness.study import place
+from likeness.study.gather import cells_of
+
+ARMS = {"source": "source", "without": "re-prompting, same seed", "with": "Prompt-to-Prompt"}
+
+
+def overview(run_dir: Path, photos: str, out: Path, seeds: int = 2) -> Path:
+    """Draw the figure from what a sweep's run folder points at, `seeds` seeds of every cell."""
+    cells, _ = read_cells(cells_of(run_dir))
+    if not cells:
+        raise InputError(f"{run_dir} points at no finished cell: run sweep.py first.")
+    columns = len(ARMS) * seeds
+    subject = cells[0].axes["subject"]
+    paths = [photo.path for photo in place.photos_of(Subject(name=subject, photos=photos))]
+    rows = [[Image.open(path) for path in paths[:: max(1, len(paths) // columns)][:columns]]]
+    labels = [f"photos of {subject}"]
+    for cell in cells:
+        rows.append([_picture(cell, seed, arm) for seed in cell.record["seeds"][:seeds] for arm in ARMS])
+        labels.append(_label(cell))
+    figure = make_grid(rows, labels, list(ARMS.values()) * seeds)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.save(out, optimize=True)
+    return out
+
+
+def _picture(cell: CellResult, seed: int, arm: str) -> Image.Image:
+    return Image.open(cell.folder / "images" / f"seed{seed:04d}-{arm}.png")
+
+
+def _label(cell: CellResult) -> str:
+    weight = cell.axes.get("weight")
+    if weight is not None:
+        return f"{cell.record['source_prompt']}; {cell.axes['word']} × {weight:g}"
+    return f"{cell.record['source_prompt']} → {cell.label}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--photos", required=True, help="a folder, or embedded:NAME")
+    parser.add_argument("--out", type=Path, help="default: overview.png in the run folder")
+    parser.add_argument("--seeds", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        out = arguments.out or arguments.run_dir / "overview.png"
+        print(overview(arguments.run_dir, arguments.photos, out, arguments.seeds))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
