@@ -1,5 +1,7 @@
 """Edit one fine-tuned subject with and without Prompt-to-Prompt; one job of `-m` is one cell of a sweep."""
 
+import sys
+
 import hydra
 
 from likeness import config
@@ -28,6 +30,7 @@ def gather_launched() -> None:
 
 
 if __name__ == "__main__":
+    config.check_out(sys.argv[1:])
     try:
         main()
     finally:

@@ -1,5 +1,6 @@
 """Fine-tune one subject with DreamBooth: python train.py subject=tuki [model=...] [method=...] [schedule=...]."""
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -22,4 +23,5 @@ def main(cfg) -> None:
 
 
 if __name__ == "__main__":
+    config.check_out(sys.argv[1:])
     main()

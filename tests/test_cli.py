@@ -36,6 +36,12 @@ def test_a_typo_and_an_unknown_choice_are_answered_at_once():
     assert "num_train_stepz" in shown and "Traceback" not in shown
 
 
+def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    shown = run("train.py", f"out={tmp_path / 'file' / 'out'}", ok=False)
+    assert "cannot write into" in shown and "Traceback" not in shown
+
+
 def test_a_subject_that_is_not_fine_tuned_names_the_command(tmp_path):
     shown = run("sweep.py", "subject=bnh", "method=lora", "edit=local", f"out={tmp_path}", ok=False)
     assert f"python train.py subject=bnh method=lora out={tmp_path}" in shown and "Traceback" not in shown

@@ -29,8 +29,12 @@ def test_an_offline_run_holds_what_was_logged(tmp_path, monkeypatch, capsys):
             run.table("edit/pictures", ["seed", "with"], [[0, picture]])
             run.summary({"edit/lpips": 0.25})
             run.artifact("tuki+bnh-lora", "model", tmp_path / "lora")
+            run.artifact("tuki-model", "model", tmp_path / "lora", reference=True)
             directories.append(run.directory)
     assert len(set(directories)) == 2
+    import wandb
+
+    wandb.teardown()  # the client's own process has written everything when it is gone
     for directory in directories:
         (log,) = directory.glob("*.wandb")
         content = log.read_bytes()

@@ -6,6 +6,7 @@ Nothing below the entry points sees a DictConfig: `to_train` and `to_sweep` retu
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,23 @@ def job() -> Job:
 def one_line(error: InputError) -> Exception:
     """Return the exception that Hydra prints as one message without a traceback."""
     return CompactHydraException(str(error))
+
+
+def check_out(arguments: list[str]) -> None:
+    """Leave with one line if the output folder on the command line cannot be written; Hydra would trace back."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name != "out" or "," in value:
+            continue
+        folder = Path(value.strip("'\""))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SystemExit(
+                f"error: cannot write into out={folder}: {error.strerror}. Choose another folder, or free some space."
+            ) from error
 
 
 class RememberFolder(Callback):

@@ -36,8 +36,8 @@ class Run:
     def summary(self, values: dict[str, Any]) -> None:
         """Set the numbers by which runs are compared."""
 
-    def artifact(self, name: str, kind: str, path: Path) -> None:
-        """Keep a file or folder with the run."""
+    def artifact(self, name: str, kind: str, path: Path, *, reference: bool = False) -> None:
+        """Keep a file or folder with the run; as a reference where copying it would double the disk."""
 
     def __enter__(self) -> Run:
         return self
@@ -76,11 +76,14 @@ class WandbRun(Run):
     def summary(self, values: dict[str, Any]) -> None:
         self.run.summary.update(values)
 
-    def artifact(self, name: str, kind: str, path: Path) -> None:
+    def artifact(self, name: str, kind: str, path: Path, *, reference: bool = False) -> None:
         import wandb
 
         artifact = wandb.Artifact(name.replace("+", "-"), type=kind)
-        (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
+        if reference:
+            artifact.add_reference(path.resolve().as_uri())
+        else:
+            (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
         self.run.log_artifact(artifact)
 
     def __exit__(

@@ -51,6 +51,8 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
         run.summary({f"train/{k.removeprefix('train/')}": v for k, v in result.values.items()})
         if settings.method == "lora":
             run.artifact(f"{who}-lora", "model", folder / "lora")
+        else:
+            run.artifact(f"{who}-model", "model", folder / "model", reference=True)
     for notice in result.notices:
         print(f"note: {notice}")
     run_dir.mkdir(parents=True, exist_ok=True)
