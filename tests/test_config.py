@@ -1,5 +1,6 @@
 """Every configuration composes; what a user mistypes is one clear error."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ def test_every_option_composes(choice):
         assert getattr(composed, group).name == option
     if group in TRAIN_GROUPS:
         train(choice)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes_and_asks_something(name):
+    """Each combination of its swept values has to plan, as it will when it is run."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from likeness.study.plan import plan_edit
+
+    swept = OmegaConf.load(CONF / "experiment" / f"{name}.yaml").hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
+    choices = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in parsed if o.is_sweep_override()]
+    fixed = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in parsed if not o.is_sweep_override()]
+    for combination in itertools.product(*choices):
+        composed = sweep(f"experiment={name}", *fixed, *combination)
+        assert composed.question.endswith("?") and plan_edit(composed)
 
 
 def test_prior_class_follows_the_subject():
