@@ -47,7 +47,8 @@ evaluate-paperdoll: $(STAMP) ## measure the embedded model and rewrite its card
 	$(RUN) -m likeness.paperdoll.evaluate
 
 bench: $(STAMP) ## Prompt-to-Prompt against plain sampling
-	$(RUN) -m likeness.prompt_to_prompt.benchmark
+	$(RUN) -m likeness.prompt_to_prompt.benchmark --many
+	$(RUN) -m likeness.study.benchmark
 
 clean: ## remove outputs/ (asks nothing)
 	rm -rf outputs
