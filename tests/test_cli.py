@@ -113,11 +113,21 @@ def test_the_same_command_again_draws_nothing_and_a_redraw_gives_the_same_bits(s
     assert before == {path.name: path.read_bytes() for path in (cell / "images").iterdir()}
 
 
+def test_attention_maps_and_masks_are_shown(swept):
+    out, common, _, _ = swept
+    run("sweep.py", "edit=blend", *common, "show_attention=true", "logger=none", "+edit.weights.cake=2")
+    cell = next((out / "cells").glob("tuki-blend-*"))
+    assert (cell / "attention.png").is_file() and (cell / "mask-seed0003.png").is_file()
+    assert {path.stem for path in (cell / "attention").iterdir()} >= {"source-08-burger", "target-08-cake"}
+    report = sorted(out.glob("runs/*/report.html"))[-1].read_text()
+    assert "attention maps of words" in report and "mask seed0003" in report
+
+
 def test_a_dry_run_lists_cells_and_draws_nothing(swept):
     out, common, _, _ = swept
     shown = run("sweep.py", "-m", "edit=reweight", "weight=-2,4", "dry_run=true", *common)
     assert "blossom x -2" in shown and "blossom x 4" in shown and "6 pictures (2 seeds x 3 arms)" in shown
-    assert len(list((out / "cells").iterdir())) == 2
+    assert not list((out / "cells").glob("*reweight*"))
 
 
 def test_prompt_to_prompts_errors_are_one_line(swept):

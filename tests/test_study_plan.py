@@ -7,15 +7,19 @@ from hydra import compose, initialize_config_dir
 
 from likeness import config
 from likeness.errors import InputError
-from likeness.study.edits import _swapped
+from likeness.study.edits import _swapped, build_edit
 from likeness.study.plan import plan_edit
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def plan(*overrides: str):
+def sweep_of(*overrides: str):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return plan_edit(config.to_sweep(compose("sweep", list(overrides))))
+        return config.to_sweep(compose("sweep", list(overrides)))
+
+
+def plan(*overrides: str):
+    return plan_edit(sweep_of(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -49,9 +53,19 @@ def test_reweight_keeps_the_prompt_and_carries_the_weight():
     assert plan("edit=reweight").weights == (("blossom", 2.0),)
 
 
+def test_weights_go_on_top_of_any_edit():
+    made = plan("edit=local", "target=cake", "+edit.weights.cake=3", "+edit.weights.eating=0.5")
+    built = build_edit(made, sweep_of("edit=local").edit)
+    assert type(built).__name__ == "Reweight" and type(built.over).__name__ == "Replace"
+    assert built.weights == {"cake": 3.0, "eating": 0.5} and built.target_prompt == made.target_prompt
+    several = plan("edit=reweight", "+edit.weights.sunglasses=2", "word=blossom", "weight=0")
+    assert several.weights == (("sunglasses", 2.0), ("blossom", 0.0))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["edit=local", "+edit.weights.burger=2"], "'burger' is not in the target prompt"),
         (["edit=local", "style=watercolor"], "does nothing with edit=local"),
         (["edit=local", "target=burger"], "changes nothing"),
         (["edit=local", "target=a very big cake"], "Use edit.operator=refine"),

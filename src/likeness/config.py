@@ -128,7 +128,7 @@ class Blend:
 class Edit:
     name: str = MISSING
     operator: str = MISSING
-    over: str | None = None  # reweight on top of replace or refine
+    weights: dict[str, float] = field(default_factory=dict)  # word of the target prompt -> factor, on top of the edit
     uses: list[str] = field(default_factory=list)  # which of style, scene, target, ... this edit reads
     values: dict[str, Any] = field(default_factory=dict)  # of the axes left empty
     source: str = ""
@@ -234,8 +234,6 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     edit = sweep.edit
     _one_of("edit.operator", edit.operator, OPERATORS)
     _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
-    if edit.over is not None:
-        _one_of("edit.over", edit.over, ("replace", "refine"))
     for name, window in {
         "edit.cross_replace_steps": edit.cross_replace_steps,
         "edit.self_replace_steps": edit.self_replace_steps,

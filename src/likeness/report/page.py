@@ -185,13 +185,16 @@ def metric_table(cell: CellResult) -> str:
 
 def extras(folder: Path) -> str:
     """Return attention maps and masks, where the cell drew them."""
-    pictures = [*sorted((folder / "attention").glob("*.png")), *sorted(folder.glob("mask-*.png"))]
+    pictures = sorted(folder.glob("mask-*.png"))
     figures = (
         f'<figure><img alt="" src="{embedded(path)}"><figcaption>{escape(path.stem.replace("-", " "))}'
         "</figcaption></figure>"
         for path in pictures
     )
-    return f'<div class="maps">{"".join(figures)}</div>' if pictures else ""
+    masks = f'<div class="maps">{"".join(figures)}</div>' if pictures else ""
+    sheet = folder / "attention.png"
+    words = f'<figure><img alt="attention maps of words" src="{embedded(sheet)}"></figure>' if sheet.is_file() else ""
+    return words + masks
 
 
 def embedded(path: Path) -> str:

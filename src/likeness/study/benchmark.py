@@ -25,7 +25,6 @@ from likeness.study.plan import EditPlan
 BAR = 1.15
 PLAN = EditPlan(
     "replace",
-    None,
     "A painting of a tuki justin bieber eating a burger",
     "A painting of a tuki justin bieber eating a cake",
     {},

@@ -54,10 +54,10 @@ def set_scheduler(pipe, sampler: Sampler) -> None:
     """Give the pipeline the scheduler of conf/sampler, keeping the model's noise schedule."""
     import diffusers
 
-    name = SCHEDULERS.get(sampler.scheduler)
-    if name is None:
+    if sampler.scheduler not in SCHEDULERS:
         raise InputError(f"sampler.scheduler={sampler.scheduler} is unknown; choose one of {', '.join(SCHEDULERS)}.")
-    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    name, settings = SCHEDULERS[sampler.scheduler]
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **settings)
 
 
 class PictureCache:

@@ -18,16 +18,10 @@ def build_edit(plan: EditPlan, edit: Edit) -> Any:
         "cross_replace_steps": _cross(edit),
         "self_replace_steps": tuple(edit.self_replace_steps),
     }
-    if plan.operator in classes:
-        return classes[plan.operator](plan.target_prompt, **windows)
-    if plan.over is None:
+    if plan.operator == "reweight":
         return Reweight(None, dict(plan.weights), **windows)
-    return Reweight(
-        plan.target_prompt,
-        dict(plan.weights),
-        over=classes[plan.over](plan.target_prompt, **windows),
-        **windows,
-    )
+    swap = classes[plan.operator](plan.target_prompt, **windows)
+    return Reweight(plan.target_prompt, dict(plan.weights), over=swap, **windows) if plan.weights else swap
 
 
 def _cross(edit: Edit) -> Any:

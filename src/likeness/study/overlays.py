@@ -10,13 +10,24 @@ from likeness.study.plan import EditPlan
 
 
 def attention_overlays(p2p, plan: EditPlan, source: np.ndarray, target: np.ndarray) -> dict[str, Image.Image]:
-    """Return attention/<side>-<word>.png overlays for the first seed; maps are normalised per word."""
-    overlays = {}
+    """Return attention/<side>-<word>.png overlays for the first seed, and attention.png with all of them.
+
+    Maps are normalised per word.
+    """
+    from likeness.report.grid import make_grid
+
+    overlays, sheets = {}, []
     for side, prompt, picture in ((0, plan.source_prompt, source), (1, plan.target_prompt, target)):
-        for number, word in enumerate(dict.fromkeys(prompt.split())):
-            heat = p2p.attention_maps.word(word, prompt=side, image=0)
-            name = f"attention/{('source', 'target')[side]}-{number:02d}-{slug(word)}.png"
-            overlays[name] = overlay(picture, heat)
+        words = list(dict.fromkeys(prompt.split()))
+        shown = [overlay(picture, p2p.attention_maps.word(word, prompt=side, image=0)) for word in words]
+        name = ("source", "target")[side]
+        for number, (word, image) in enumerate(zip(words, shown, strict=True)):
+            overlays[f"attention/{name}-{number:02d}-{slug(word)}.png"] = image
+        sheets.append(make_grid([shown], [f"where the {name}'s words act"], words, cell=96))
+    width, height = max(s.width for s in sheets), sum(s.height for s in sheets)
+    overlays["attention.png"] = Image.new("RGB", (width, height), "white")
+    for sheet, top in zip(sheets, (0, sheets[0].height), strict=True):
+        overlays["attention.png"].paste(sheet, (0, top))
     return overlays
 
 

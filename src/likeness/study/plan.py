@@ -17,7 +17,6 @@ class EditPlan:
     """One edit, spelled out: prompts, operator, the axes as asked, and the (old, new) phrases swapped."""
 
     operator: str
-    over: str | None
     source_prompt: str
     target_prompt: str
     axes: dict[str, Any]
@@ -45,7 +44,7 @@ def plan_edit(sweep: Sweep) -> EditPlan:
     if "target_prompt" in edit.uses:
         if not target:
             raise InputError(f'edit={edit.name} needs a target prompt: target_prompt="...".')
-        plan = EditPlan(edit.operator, edit.over, source, " ".join(target.split()), axes)
+        plan = EditPlan(edit.operator, source, " ".join(target.split()), axes, weights=tuple(edit.weights.items()))
     elif "word" in axes:
         plan = _reweighted(edit, source, axes)
     else:
@@ -61,7 +60,8 @@ def _reweighted(edit: Edit, source: str, axes: dict[str, Any]) -> EditPlan:
             f"the word to re-weight, {word!r}, is not in the source prompt {source!r}; choose one that is."
         )
     axes["weight"] = float(axes["weight"])
-    return EditPlan("reweight", edit.over, source, source, axes, weights=((word, axes["weight"]),))
+    weights = {**edit.weights, word: axes["weight"]}
+    return EditPlan("reweight", source, source, axes, weights=tuple(weights.items()))
 
 
 def _swapped(edit: Edit, source: str, axes: dict[str, Any]) -> EditPlan:
@@ -79,7 +79,7 @@ def _swapped(edit: Edit, source: str, axes: dict[str, Any]) -> EditPlan:
             )
         new = table.get(str(value), str(value))
         target, swaps = phrase_pattern(old).sub(lambda _, new=new: new, target, count=1), [*swaps, (old, new)]
-    return EditPlan(edit.operator, edit.over, source, target, axes, tuple(swaps))
+    return EditPlan(edit.operator, source, target, axes, tuple(swaps), tuple(edit.weights.items()))
 
 
 def _check(plan: EditPlan, sweep: Sweep) -> None:
@@ -88,6 +88,11 @@ def _check(plan: EditPlan, sweep: Sweep) -> None:
             f"source and target prompt are the same, {plan.source_prompt!r}: this edit changes nothing. "
             "Ask for something else than the source shows."
         )
+    for word, _ in plan.weights:
+        if not phrase_pattern(word).search(plan.target_prompt):
+            raise InputError(
+                f"edit.weights: {word!r} is not in the target prompt {plan.target_prompt!r}; choose a word that is."
+            )
     counts = [len(p.split()) for p in (plan.source_prompt, plan.target_prompt)]
     if plan.operator == "replace" and counts[0] != counts[1]:
         raise InputError(
