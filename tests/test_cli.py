@@ -113,6 +113,24 @@ def test_the_same_command_again_draws_nothing_and_a_redraw_gives_the_same_bits(s
     assert before == {path.name: path.read_bytes() for path in (cell / "images").iterdir()}
 
 
+def test_a_record_redraws_its_pictures_or_says_what_differs(swept):
+    from PIL import Image
+
+    from likeness.replay import replay
+
+    out = swept[0]
+    cell = next((out / "cells").glob("*charcoal*"))
+    result = replay(cell)
+    assert set(result["pictures"].values()) == {0} and not result["changed"] and len(result["pictures"]) == 6
+    picture = cell / "images" / "seed0003-with.png"
+    kept = picture.read_bytes()
+    Image.new("RGB", (128, 128)).save(picture)
+    try:
+        assert replay(cell)["pictures"]["seed0003-with.png"] > 50
+    finally:
+        picture.write_bytes(kept)
+
+
 def test_attention_maps_and_masks_are_shown(swept):
     out, common, _, _ = swept
     run("sweep.py", "edit=blend", *common, "show_attention=true", "logger=none", "+edit.weights.cake=2")

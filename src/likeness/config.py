@@ -263,6 +263,11 @@ def to_plain(config: Any) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
 
 
+def from_plain(values: dict[str, Any]) -> Sweep:
+    """Return the `Sweep` that `to_plain` wrote into a record."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), values))
+
+
 def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any:
     for group, choice in (choices or {}).items():
         if isinstance(choice, (list, tuple)) or str(choice).startswith("["):

@@ -73,6 +73,16 @@ def _point_to(run_dir: Path, folder: Path) -> None:
     (run_dir / "cell.txt").write_text(f"{folder.resolve()}\n", encoding="utf-8")
 
 
+def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, str]:
+    """Draw a cell's pictures afresh, taking none from earlier; return them and the id of the weights used."""
+    from likeness.study import draw
+
+    plan = plan_edit(sweep)
+    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
+    pipe = draw.load_cached(cell.base, cell.finetuned, cell.weights, cell.dtype, cell.device)
+    return draw.draw_cell(pipe, sweep, plan, draw.PictureCache(scratch, {})), cell.weights
+
+
 class _Cell:
     def __init__(self, sweep: Sweep, plan: EditPlan, finetuned: Path, overrides: list[str]) -> None:
         from likeness import metrics

@@ -1,0 +1,86 @@
+"""Redraw a recorded cell and say whether it is the same: python -m likeness.replay outputs/cells/NAME [--keep DIR].
+
+The record alone decides what is drawn; what differs in versions, weights or device is named if pictures differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from likeness.config import from_plain
+from likeness.errors import InputError
+from likeness.study import cells, environment
+from likeness.study.cell import redraw
+
+ARMS = cells.ARMS
+
+
+def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
+    """Redraw a cell from its record; return the largest difference of each picture in grey levels, and what changed.
+
+    Raises InputError for a folder that holds no finished cell.
+    """
+    record = cells.read_record(folder)
+    if record is None or record["status"] != "done":
+        raise InputError(f"{folder} holds no finished cell: give a folder under outputs/cells/.")
+    sweep = from_plain(record["config"])
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn, weights = redraw(sweep, Path(scratch))
+    differences = {}
+    for index, seed in enumerate(record["seeds"]):
+        for arm in ARMS:
+            name = f"seed{seed:04d}-{arm}.png"
+            old = np.asarray(Image.open(folder / "images" / name).convert("RGB")).astype(int)
+            new = drawn.pictures[arm][index]
+            differences[name] = int(np.abs(old - new).max()) if old.shape == new.shape else 255
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(new).save(keep / name)
+    return {"pictures": differences, "changed": changed(record, weights)}
+
+
+def changed(record: dict[str, Any], weights: str) -> list[str]:
+    """Return what is not as it was when the record was written."""
+    found = [] if record["weights"] == weights else [f"weights: {record['weights']} -> {weights}"]
+    now, then = environment.environment(), record["environment"]
+    for name, version in then.get("packages", {}).items():
+        if now["packages"].get(name) != version:
+            found.append(f"{name}: {version} -> {now['packages'].get(name)}")
+    for name in ("python", "platform"):
+        if now.get(name) != then.get(name):
+            found.append(f"{name}: {then.get(name)} -> {now.get(name)}")
+    commits = [(state or {}).get("commit") for state in (then.get("git"), now.get("git"))]
+    return found + ([f"commit: {commits[0]} -> {commits[1]}"] if commits[0] != commits[1] else [])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="likeness.replay", description=__doc__)
+    parser.add_argument("cell", type=Path, help="a folder under outputs/cells, or its record.json")
+    parser.add_argument("--keep", type=Path, help="save the redrawn pictures here")
+    arguments = parser.parse_args(argv)
+    folder = arguments.cell.parent if arguments.cell.name == "record.json" else arguments.cell
+    try:
+        result = replay(folder, arguments.keep)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+    worst = max(result["pictures"].values())
+    if worst == 0:
+        print(f"identical: {len(result['pictures'])} pictures")
+        return
+    print(f"different: up to {worst} of 255 grey levels")
+    for name, difference in result["pictures"].items():
+        if difference:
+            print(f"  {name}: {difference}")
+    for line in result["changed"] or ["nothing recorded has changed"]:
+        print(f"  {line}")
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

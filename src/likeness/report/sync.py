@@ -1,0 +1,46 @@
+"""Upload what stayed offline: python -m likeness.report.sync [outputs/wandb]."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from likeness.errors import InputError
+
+
+def offline_runs(root: Path) -> list[Path]:
+    """Return the offline runs under a folder that were not uploaded yet."""
+    runs = sorted(root.rglob("offline-run-*"))
+    return [run for run in runs if run.is_dir() and not list(run.glob("*.synced"))]
+
+
+def sync(root: Path) -> int:
+    """Upload every offline run with `wandb sync`; return how many failed, and say which."""
+    runs = offline_runs(root)
+    if not runs:
+        raise InputError(f"no offline run under {root}: nothing to upload.")
+    failed = []
+    for run in runs:
+        done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(run)], check=False)
+        if done.returncode:
+            failed.append(run)
+    for run in failed:
+        print(f"not uploaded: {run}")
+    print(f"uploaded {len(runs) - len(failed)} of {len(runs)} runs")
+    return len(failed)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="likeness.report.sync", description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=Path("outputs") / "wandb")
+    arguments = parser.parse_args(argv)
+    try:
+        raise SystemExit(1 if sync(arguments.root) else 0)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Gather any set of outputs into one tidy CSV and a Markdown table: python -m likeness.results outputs [...].
+
+README and experiments take their numbers from here. Cells measured with different backbones get tables of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from likeness.errors import InputError
+from likeness.metrics.statistics import holm
+from likeness.report.records import CellResult, Failed, by_backbones, read_cells
+from likeness.report.table import interval, success
+
+
+def cells_under(places: Iterable[Path]) -> list[Path]:
+    """Return the cell folders in or under the given folders, and those that run folders point at; each once."""
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            raise InputError(f"there is no folder {place}.")
+        found += [record.parent for record in sorted(place.rglob("record.json")) if not _hidden(record, place)]
+        found += [Path(pointer.read_text(encoding="utf-8").strip()) for pointer in sorted(place.rglob("cell.txt"))]
+    unique = {folder.resolve(): folder for folder in found if folder.is_dir()}
+    return list(unique.values())
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
+    """Return one row per picture of all cells: its results.csv row, the cell and its backbones."""
+    rows = [{"cell": cell.folder.name, **row, "backbones": cell.backbones} for cell in cells for row in cell.rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def write_csv(cells: Sequence[CellResult], target: Path) -> Path:
+    """Write the tidy table; raises InputError if there is nothing to write."""
+    rows = tidy(cells)
+    if not rows:
+        raise InputError("no finished cell was found: nothing to write.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return target
+
+
+def markdown(cells: Sequence[CellResult]) -> str:
+    """Return one Markdown table per set of backbones: success, LPIPS and its paired difference, Holm-corrected."""
+    parts = []
+    for backbones, members in by_backbones(cells).items():
+        corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in members])
+        lines = [
+            "| subject | edit | asked | n | edit happened with / without | LPIPS to source with / without "
+            "| difference [95 %] | p (Holm) | head moved, px with / without |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for cell, p in zip(members, corrected, strict=True):
+            lines.append(
+                f"| {escaped(cell.axes['subject'])} | {escaped(cell.axes['edit'])} | {escaped(cell.label)} "
+                f"| {cell.summary['n']} | {success(cell)} | {arms(cell, 'lpips', 3)} "
+                f"| {interval(cell.difference('lpips'))} | {'–' if p is None else f'{p:.3f}'} "
+                f"| {arms(cell, 'head_shift_px', 1)} |"
+            )
+        parts.append("\n".join([*lines, "", f"Measured with {backbones}."]))
+    return "\n\n".join(parts)
+
+
+def arms(cell: CellResult, metric: str, digits: int) -> str:
+    """Return "with / without" of a metric, or a dash."""
+    values = [cell.mean(metric, arm) for arm in ("with", "without")]
+    return "–" if None in values else " / ".join(f"{value:.{digits}f}" for value in values)
+
+
+def escaped(text: object) -> str:
+    """Return a text that stays in its cell of a Markdown table."""
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def report_failures(failed: Sequence[Failed]) -> None:
+    for cell in failed:
+        print(f"left out: {cell.folder.name}: {cell.error}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="likeness.results", description=__doc__)
+    parser.add_argument("places", nargs="+", type=Path, help="outputs, a run folder, or single cells")
+    parser.add_argument("--csv", type=Path, help="write one row per picture here")
+    parser.add_argument("--markdown", type=Path, help="write the table here instead of printing it")
+    arguments = parser.parse_args(argv)
+    try:
+        cells, failed = read_cells(cells_under(arguments.places))
+        if not cells:
+            raise InputError(f"no finished cell under {', '.join(map(str, arguments.places))}: run sweep.py first.")
+        if arguments.csv:
+            print(write_csv(cells, arguments.csv))
+        text = markdown(cells)
+        if arguments.markdown:
+            arguments.markdown.write_text(text + "\n", encoding="utf-8")
+        else:
+            print(text)
+        report_failures(failed)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

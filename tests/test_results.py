@@ -1,0 +1,56 @@
+"""Gathering outputs into one table, and finding what W&B has not seen."""
+
+import csv
+
+import pytest
+from cells_on_disk import write_cell
+
+from likeness import results
+from likeness.errors import InputError
+from likeness.report import sync
+from likeness.report.records import read_cells
+
+
+def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
+    cells = tmp_path / "cells"
+    one = write_cell(cells, "one", target="a | b")
+    write_cell(cells, "two", subject="bnh", lpips=(0.4, 0.3))
+    write_cell(cells, "broken", status="failed", error="disk full")
+    write_cell(cells, ".half.written")
+    (tmp_path / "runs" / "0").mkdir(parents=True)
+    (tmp_path / "runs" / "0" / "cell.txt").write_text(f"{one.resolve()}\n")
+    results.main([str(tmp_path), "--csv", str(tmp_path / "all.csv")])
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 3 and {row["cell"] for row in rows} == {"one", "two"}
+    shown = capsys.readouterr().out
+    assert "| tuki | local | a \\| b | 4 | 100% / 50% |" in shown and "disk full" in shown
+    assert shown.count("Measured with") == 1
+
+
+def test_p_values_are_corrected_over_the_table(tmp_path):
+    folders = [write_cell(tmp_path, f"cell{i}") for i in range(4)]
+    cells, _ = read_cells(folders)
+    alone, together = results.markdown(cells[:1]), results.markdown(cells)
+    assert "| 0.125 |" in alone and "| 0.500 |" in together
+
+
+def test_other_backbones_get_a_table_of_their_own(tmp_path):
+    cells, _ = read_cells([write_cell(tmp_path, "one"), write_cell(tmp_path, "two", clip="clip@2")])
+    assert results.markdown(cells).count("Measured with") == 2
+
+
+def test_nothing_to_gather_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match=r"sweep\.py"):
+        results.main([str(tmp_path)])
+    with pytest.raises(InputError, match="no folder"):
+        results.cells_under([tmp_path / "nowhere"])
+
+
+def test_only_runs_that_stayed_offline_are_uploaded(tmp_path):
+    for name in ("offline-run-1", "offline-run-2", "run-3"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "wandb" / "offline-run-2" / "run-2.wandb.synced").touch()
+    assert [run.name for run in sync.offline_runs(tmp_path)] == ["offline-run-1"]
+    with pytest.raises(InputError, match="nothing to upload"):
+        sync.sync(tmp_path / "empty")
