@@ -204,6 +204,27 @@ def test_attention_slicing_before_entering_is_put_back(pipe):
     close(sliced, expected)
 
 
+def test_a_lora_edits_as_the_merged_model_does(tiny_sd):
+    """With the adapter in place and with its weights merged, the same edit gives the same pictures."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    (base, _), _ = draw(pipe, [Replace(TARGET)], noise(0))
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(
+        LoraConfig(r=4, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    )
+    (source, edited), _ = draw(pipe, [Replace(TARGET)], noise(0))
+    close(source, plain(pipe, SOURCE, noise(0)), atol=5e-3)
+    assert (source - base).abs().max() > 0.01 and (edited - source).abs().max() > 0.01
+    pipe.fuse_lora()
+    (merged_source, merged), _ = draw(pipe, [Replace(TARGET)], noise(0))
+    close(merged_source, source, atol=5e-3)
+    close(merged, edited, atol=5e-3)
+
+
 def test_half_precision(tiny_sd):
     from diffusers import StableDiffusionPipeline
 
