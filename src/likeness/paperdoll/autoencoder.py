@@ -70,7 +70,7 @@ def train_autoencoder(data: Dataset, preset: Preset, loop: Loop, device: str, *,
 
     def loss_at(step: int, rng: torch.Generator):
         cropped = loop.progress() < CROPPED
-        count = loop.plan.batch if cropped else max(1, loop.plan.batch * preset.crop**2 // SIZE**2)
+        count = loop.batch if cropped else max(1, loop.batch * preset.crop**2 // SIZE**2)
         indices = data.choose(count, rng)
         images = data.images(indices) * 2 - 1
         if cropped:

@@ -97,6 +97,15 @@ class Loop:
         self.folder, self.plan, self.seed, self.minutes = folder, plan, seed, minutes
         self.save_seconds, self.log_every, self.stop_after = save_seconds, log_every, stop_after
         self.state = read_state(self.path) or State()
+        together = torch.distributed.is_initialized()
+        self.rank, self.world = (
+            (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+        )
+
+    @property
+    def batch(self) -> int:
+        """Return this process's share of the batch."""
+        return self.plan.batch // self.world
 
     def run(self, model: nn.Module, loss_at: LossAt, *, groups=None, after_save=None) -> State:
         """Train in place and leave the averaged weights in `model`.
@@ -141,21 +150,23 @@ class Loop:
 
         state, plan = self.state, self.plan
         name = sum(ord(c) * 31**i for i, c in enumerate(self.folder.name)) % 1_000_003
-        bar = tqdm(total=plan.steps, initial=state.step, desc=self.folder.name, mininterval=5.0)
+        bar = tqdm(total=plan.steps, initial=state.step, desc=self.folder.name, mininterval=5.0, disable=self.rank > 0)
         began, saved, recent = time.monotonic() - state.elapsed, time.monotonic(), {}
         model.train()
         while self.progress() < 1:
             rate = plan.learning_rate * learning_rate_factor(self.progress(), state.step, plan)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            loss, values = loss_at(state.step, generator(self.seed, name, state.round, state.step))
+            key = (self.seed, name, state.round, state.step, *([self.rank] if self.world > 1 else []))
+            loss, values = loss_at(state.step, generator(*key))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            elapsed = self._share(model, time.monotonic() - began)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             update_average(ema, model, min(plan.ema, (1 + state.step) / (10 + state.step)))
             state.step += 1
-            state.elapsed = time.monotonic() - began
+            state.elapsed = elapsed
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(
                     f"{self.folder.name}: the loss is {loss.item()} at step {state.step}; the last good "
@@ -180,7 +191,23 @@ class Loop:
         self._save(model, ema, optimizer)
         bar.close()
 
+    def _share(self, model, elapsed: float) -> float:
+        """Average gradients over processes; return the first process's clock, so that all agree on the schedule."""
+        if self.world == 1:
+            return elapsed
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        clock = torch.tensor([elapsed * self.world if self.rank == 0 else 0.0])
+        flat = torch.cat([clock, *(g.flatten() for g in grads)])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        parts = flat[1:].split([g.numel() for g in grads])
+        for grad, part in zip(grads, parts, strict=True):
+            grad.copy_(part.view_as(grad))
+        return float(flat[0])
+
     def _save(self, model, ema, optimizer) -> None:
+        if self.rank > 0:
+            return
         content = {f"model.{k}": v for k, v in model.state_dict().items()}
         content |= {f"ema.{k}": v for k, v in ema.items()}
         for index, values in optimizer.state_dict()["state"].items():

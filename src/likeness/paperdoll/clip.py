@@ -82,7 +82,7 @@ def train_clip(data: Dataset, preset: Preset, loop: Loop, device: str, tokenizer
     model = Taught(build_clip(preset, tokenizer)).to(device)
 
     def loss_at(step: int, rng: torch.Generator):
-        indices = data.choose(loop.plan.batch, rng)
+        indices = data.choose(loop.batch, rng)
         images = (data.images(indices).to(device) - 0.5) / 0.5
         tokens = trimmed(data.caption_tokens(indices, rng), tokenizer.eos_token_id).to(device)
         image, text = model(images, tokens)

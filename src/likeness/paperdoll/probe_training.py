@@ -44,7 +44,7 @@ def train_probe(data: Dataset, preset: Preset, loop: Loop, device: str, redrawn:
     copies = np.load(redrawn, mmap_mode="r") if redrawn and redrawn.is_file() else None
 
     def loss_at(step: int, rng: torch.Generator):
-        indices = data.choose(loop.plan.batch, rng)
+        indices = data.choose(loop.batch, rng)
         images = data.images(indices)
         if copies is not None:
             count = int(len(indices) * REDRAWN)

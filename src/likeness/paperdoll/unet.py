@@ -67,7 +67,7 @@ def train_unet(data: Dataset, latents: np.ndarray, preset: Preset, loop: Loop, d
     model["text_encoder"].requires_grad_(text_rate > 0)
 
     def loss_at(step: int, rng: torch.Generator):
-        indices = torch.randint(len(cached), (loop.plan.batch,), generator=rng)
+        indices = torch.randint(len(cached), (loop.batch,), generator=rng)
         tokens = data.caption_tokens(indices, rng)
         dropped = torch.rand(len(tokens), 1, generator=rng) < CAPTION_DROPOUT
         tokens = torch.where(dropped, empty, tokens).to(device)
