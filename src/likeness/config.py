@@ -179,7 +179,7 @@ class _Common:
 @dataclass
 class Train(_Common):
     subjects: list[str] = field(default_factory=list)
-    sample_every: int = 100
+    sample_every: int = 200
     validation_every: int = 100
     checkpoint_every: int = 200
     sample_prompts: list[str] = field(default_factory=list)

@@ -43,7 +43,7 @@ PRESETS = {
         clip_width=128, clip_layers=3, probe_widths=(32, 64, 128, 128, 96), unet_widths=(48, 96, 224),
         vae=Plan(4000, 8, 1.5e-3, ema=0.998), clip=Plan(2500, 64, 1e-3, weight_decay=0.01),
         probe=Plan(2500, 48, 1e-3, ema=0.998, weight_decay=0.01),
-        unet=Plan(6000, 32, 1e-3, warmup=100, ema=0.998),
+        unet=Plan(6000, 32, 1e-3, warmup=100, ema=0.998), evaluation=128,
     ),
     "gpu": Preset(
         pictures=200_000, encoded=200_000, captions=6,

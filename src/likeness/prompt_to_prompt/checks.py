@@ -64,7 +64,7 @@ def edit_notices(
                     "one, and without self-attention injection little structure is kept."
                 )
         if isinstance(edit, Reweight):
-            if not edit.weights or all(float(w) == 1 for w in edit.weights.values()):
+            if all((torch.as_tensor(w) == 1).all() for w in edit.weights.values()):
                 notices.append(f"{name}: every weight is 1, so nothing is re-weighted.")
             elif not crossing:
                 raise ValueError(f"{name}: weights act inside cross_replace_steps, which hold no step. Widen them.")

@@ -8,7 +8,7 @@ Shapes: s source token, t target token, both 77.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +62,11 @@ class Refine(Edit):
 class Reweight(Edit):
     """Scale the maps of words ("Attention Re-weighting"), of the source's own prompt or on top of `over`.
 
-    `weights` maps words or phrases of the target prompt to factors; 0 and negative ones are allowed. It acts
-    inside its own windows; those of `over` are not used, as in the reference.
+    `weights` maps words or phrases of the target prompt to a factor, or to one for each of their tokens; 0 and
+    negative ones are allowed. It acts inside its own windows; those of `over` are not used, as in the reference.
     """
 
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     over: Edit | None = field(default=None, kw_only=True)
 
     def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class Reweight(Edit):
         return matrix * factors, own * factors
 
 
-def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, float], behaviour: str = "corrected") -> Tensor:
+def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, Any], behaviour: str = "corrected") -> Tensor:
     """Return the factor (t,) of every token. Corrected: an absent word raises ValueError, else it is ignored."""
     factors = torch.ones(tokenizer.model_max_length)
     for word, weight in weights.items():
@@ -88,7 +88,13 @@ def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, float], behavio
             tokens = need(read_prompt(tokenizer, prompt), word, "a word to re-weight")
         else:
             tokens = reference_indices(tokenizer, prompt, word)
-        factors[tokens] = float(weight)
+        factor = torch.as_tensor(weight, dtype=torch.float32)
+        if factor.ndim and len(factor) != len(tokens):
+            raise ValueError(
+                f"the weight of {word!r} holds {len(factor)} factors, but the word has {len(tokens)} tokens in "
+                f"{prompt!r}: give one number, or one for each token."
+            )
+        factors[tokens] = factor
     return factors
 
 
