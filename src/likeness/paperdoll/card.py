@@ -8,15 +8,6 @@ from pathlib import Path
 from likeness.paperdoll.checkpoints import read_state, write_atomic, write_json
 from likeness.paperdoll.presets import Preset
 
-BARS = {  # what the finished model should reach; shown beside what is measured
-    "probe/style": ">= 0.98", "probe/scene": ">= 0.98", "probe/food": ">= 0.98", "probe/hat": ">= 0.98",
-    "probe/sunglasses": ">= 0.98", "probe/head_x error px": "<= 0.5", "probe/head_y error px": "<= 0.5",
-    "probe/head_size error px": "<= 0.5", "probe/turn error": "<= 3", "probe/tilt error": "<= 3",
-    "autoencoder/psnr dB": ">= 27", "drawn/style": ">= 0.95", "drawn/scene": ">= 0.95",
-    "drawn/sunglasses": ">= 0.95", "drawn/hat": ">= 0.95", "drawn/food": ">= 0.90", "drawn/who": ">= 0.95",
-    "clip/retrieval of 64, rendered": ">= 0.90", "clip/retrieval of 64, generated": ">= 0.80",
-}  # fmt: skip
-
 
 def assemble_weights(out: Path, target: Path, preset: Preset) -> None:
     """Write `target`/pipeline, clip and probe from the stages' averaged weights, finished or not."""
@@ -53,13 +44,6 @@ def load_in_float32(config: Path) -> None:
     write_json(config, content)
 
 
-def table(values: dict[str, float]) -> str:
-    """Return the measures as a Markdown table, the bar to reach beside each."""
-    lines = ["| measure | value | aim |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.3f} | {BARS.get(name, '')} |" for name, value in values.items()]
-    return "\n".join(lines)
-
-
 def training(out: Path, preset: Preset) -> str:
     """Return how long each stage trained, as a Markdown table."""
     lines = ["| stage | steps | batch | rounds | minutes |", "|---|---|---|---|---|"]
@@ -76,7 +60,7 @@ def write_card(
     out: Path, weights: Path, preset_name: str, seed: int, *, pictures: int, steps: int = 50, guidance=7.5
 ) -> None:
     """Measure `weights` and write MODEL_CARD.md and measures.json beside them."""
-    from likeness.paperdoll.evaluate import measure_all
+    from likeness.paperdoll.evaluate import measure_all, table
     from likeness.paperdoll.presets import PRESETS
 
     values = measure_all(weights, pictures=2 * pictures, count=pictures, steps=steps, guidance=guidance)

@@ -20,6 +20,14 @@ from likeness.paperdoll.dataset import SIZE, fresh
 
 FACTORS = tuple(world.CATEGORICAL)
 RETRIEVAL = 64  # captions a picture chooses from
+BARS = {  # what the finished model should reach; shown beside what is measured
+    "probe/style": ">= 0.98", "probe/scene": ">= 0.98", "probe/food": ">= 0.98", "probe/hat": ">= 0.98",
+    "probe/sunglasses": ">= 0.98", "probe/head_x error px": "<= 0.5", "probe/head_y error px": "<= 0.5",
+    "probe/head_size error px": "<= 0.5", "probe/turn error": "<= 3", "probe/tilt error": "<= 3",
+    "autoencoder/psnr dB": ">= 27", "drawn/style": ">= 0.95", "drawn/scene": ">= 0.95",
+    "drawn/sunglasses": ">= 0.95", "drawn/hat": ">= 0.95", "drawn/food": ">= 0.90", "drawn/who": ">= 0.95",
+    "clip/retrieval of 64, rendered": ">= 0.90", "clip/retrieval of 64, generated": ">= 0.80",
+}  # fmt: skip
 
 
 def wrong_or_right(probe, images: Tensor, expected: list[dict[str, str]]) -> dict[str, list[bool]]:
@@ -145,6 +153,13 @@ def measure_all(
     return values
 
 
+def table(values: dict[str, float]) -> str:
+    """Return the measures as a Markdown table, the bar to reach beside each."""
+    lines = ["| measure | value | aim |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.3f} | {BARS.get(name, '')} |" for name, value in values.items()]
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.paperdoll.evaluate", description=__doc__.split("\n\n")[0])
     parser.add_argument("--prompts", type=int, default=128, help="generated pictures")
@@ -156,7 +171,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the values here")
     args = parser.parse_args(arguments)
-    from likeness.paperdoll.card import table
     from likeness.paperdoll.weights import pipeline_dir
 
     values = measure_all(
