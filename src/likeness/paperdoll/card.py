@@ -57,7 +57,7 @@ def training(out: Path, preset: Preset) -> str:
 
 
 def write_card(
-    out: Path, weights: Path, preset_name: str, seed: int, *, pictures: int, steps: int = 50, guidance=7.5
+    out: Path, weights: Path, preset_name: str, seed: int, *, pictures: int, steps: int = 50, guidance=5.0
 ) -> None:
     """Measure `weights` and write MODEL_CARD.md and measures.json beside them."""
     from likeness.paperdoll.evaluate import measure_all, table

@@ -127,7 +127,7 @@ def retrieval(clip, tokenizer, images: Tensor, texts: list[str]) -> float:
 
 
 def measure_all(
-    root: Path, *, pictures: int, count: int, seed: int = 1, steps: int = 50, guidance=7.5, device="cpu"
+    root: Path, *, pictures: int, count: int, seed: int = 1, steps: int = 50, guidance=5.0, device="cpu"
 ) -> dict[str, float]:
     """Measure the weights in `root` (pipeline, clip, probe) on `pictures` renders and `count` prompts."""
     from diffusers import StableDiffusionPipeline
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=512, help="freshly drawn pictures")
     parser.add_argument("--weights", type=Path, help="folder of pipeline, clip and probe (default: shipped)")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the values here")
