@@ -28,6 +28,10 @@ class Preset:
     crop: int = 64
     text_rate: float = 0.0  # learning rate of the text encoder over the UNet's; 0 keeps CLIP's tower
     evaluation: int = 256  # pictures of each measurement in the model card
+    judge: Plan = field(default_factory=lambda: Plan(6, 8, 1e-3, warmup=2))
+    judge_pictures: int = 48  # the judge's own data
+    judge_widths: tuple[int, ...] = (8, 8, 16, 16)
+    judge_blocks: tuple[int, ...] = (0, 1, 1, 1)
 
 
 PRESETS = {
@@ -38,7 +42,7 @@ PRESETS = {
         unet=Plan(6, 4, 1e-3, warmup=2), evaluation=8, text_rate=0.3,
     ),
     "cpu": Preset(
-        pictures=24_000, encoded=16_000, captions=6,
+        pictures=24_000, encoded=24_000, captions=6,
         reconstructions=1500, vae_widths=(16, 32, 64, 128), latent_channels=8,
         clip_width=128, clip_layers=3, probe_widths=(32, 64, 128, 128, 96), unet_widths=(48, 96, 224),
         vae=Plan(4000, 8, 1.5e-3, ema=0.998), clip=Plan(2500, 64, 1e-3, weight_decay=0.01),
