@@ -10,13 +10,14 @@ from likeness.paperdoll.presets import Preset
 
 
 def assemble_weights(out: Path, target: Path, preset: Preset) -> None:
-    """Write `target`/pipeline, clip and probe from the stages' averaged weights, finished or not."""
+    """Write `target`/pipeline, clip and probe from the stages' averaged weights, finished or not; and the judge."""
     import torch
     from diffusers import AutoencoderKL
     from transformers import CLIPModel
 
     from likeness.paperdoll.checkpoints import load_average
     from likeness.paperdoll.clip import save_clip, text_encoder_from
+    from likeness.paperdoll.judge import load_judge, save_judge
     from likeness.paperdoll.probe import load_probe, save_probe
     from likeness.paperdoll.tokenizer import load_tokenizer
     from likeness.paperdoll.unet import assemble, build_unet
@@ -30,6 +31,8 @@ def assemble_weights(out: Path, target: Path, preset: Preset) -> None:
     pipe.to(dtype=torch.float16).save_pretrained(target / "pipeline")
     save_clip(clip.half(), tokenizer, target / "clip")
     save_probe(load_probe(folder=out / "probe" / "model"), target / "probe")
+    if (out / "judge" / "model" / "config.json").is_file():
+        save_judge(load_judge(folder=out / "judge" / "model"), target / "judge")
     for config in (target / "pipeline" / "text_encoder", target / "clip"):
         load_in_float32(config / "config.json")
 
@@ -47,7 +50,7 @@ def load_in_float32(config: Path) -> None:
 def training(out: Path, preset: Preset) -> str:
     """Return how long each stage trained, as a Markdown table."""
     lines = ["| stage | steps | batch | rounds | minutes |", "|---|---|---|---|---|"]
-    for stage in ("vae", "clip", "probe", "unet"):
+    for stage in ("vae", "clip", "probe", "unet", "judge"):
         state = read_state(out / stage / "checkpoint.safetensors")
         if state:
             minutes = (state.earlier_elapsed + state.elapsed) / 60

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from likeness.paperdoll.checkpoints import generator, write_atomic, write_json
 
 SIZE, CHUNK = 128, 250
 LABELS = (*world.CATEGORICAL, "who", *world.CONTINUOUS)
+Sampler = Callable[[np.random.Generator], world.Factors]
 NONSENSE = 0.15  # share of captions that carry a neutral nonsense word
 
 
@@ -68,14 +70,14 @@ def label_row(factors: world.Factors) -> list[float]:
     return [float(labels[name]) for name in LABELS]
 
 
-def draw_chunk(task: tuple[Path, int, int, int, int]) -> int:
+def draw_chunk(task: tuple[Path, Sampler, int, int, int, int]) -> int:
     """Draw pictures [first, first + count) into the memory map and write their labels and captions."""
-    folder, seed, captions, first, count = task
+    folder, sample, seed, captions, first, count = task
     pictures = np.load(folder / "pictures.npy", mmap_mode="r+")
     rows, identities, texts = [], [], []
     for index in range(first, first + count):
         rng = np.random.default_rng((seed, index))
-        factors = pretraining_factors(rng)
+        factors = sample(rng)
         pictures[index] = world.render(factors, SIZE)
         rows.append(label_row(factors))
         identities.append([float(v) for v in factors.identity.vector()])
@@ -85,8 +87,13 @@ def draw_chunk(task: tuple[Path, int, int, int, int]) -> int:
     return count
 
 
-def draw(folder: Path, *, seed: int, pictures: int, captions: int, workers: int = 2) -> None:
-    """Draw what is missing of `pictures` pictures into `folder`; does nothing if all are there."""
+def draw(
+    folder: Path, *, seed: int, pictures: int, captions: int, workers: int = 2, sample: Sampler = pretraining_factors
+) -> None:
+    """Draw what is missing of `pictures` pictures into `folder`; does nothing if all are there.
+
+    `sample` draws a picture's factors; a function of a module, since other processes call it.
+    """
     from multiprocessing import get_context
 
     from tqdm import tqdm
@@ -100,7 +107,7 @@ def draw(folder: Path, *, seed: int, pictures: int, captions: int, workers: int 
     if not target.is_file() or np.load(target, mmap_mode="r").shape != shape:
         np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape).flush()
     tasks = [
-        (folder, seed, captions, first, min(CHUNK, pictures - first))
+        (folder, sample, seed, captions, first, min(CHUNK, pictures - first))
         for first in range(0, pictures, CHUNK)
         if not (folder / "chunks" / f"{first:07d}.json").is_file()
     ]

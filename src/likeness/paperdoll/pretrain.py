@@ -1,7 +1,8 @@
 """Train the embedded model from nothing: python -m likeness.paperdoll.pretrain --out DIR [--install].
 
-Stages: data -> tokenizer -> vae -> clip -> probe -> unet -> card. Each resumes where it was stopped, and
-stages that do not need each other may run in separate processes at the same time (vae beside clip and probe).
+Stages: data -> tokenizer -> vae -> clip -> probe -> unet -> judge -> card. Each resumes where it was stopped, and
+stages that do not need each other may run in separate processes at the same time (vae beside clip and probe;
+judge beside all, as it draws its own data).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from likeness.errors import InputError
 
 TOGETHER = {"unet"}  # on a CPU two processes of one thread are half as fast again as one of two
-STAGES = ("data", "tokenizer", "vae", "clip", "probe", "unet", "card")
+STAGES = ("data", "tokenizer", "vae", "clip", "probe", "unet", "judge", "card")
+INITIAL = {"data": 0, "tokenizer": 1, "vae": 2, "clip": 3, "probe": 4, "unet": 5, "card": 6, "judge": 7}  # seeds
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,24 @@ def run_unet(run: Run) -> None:
         text_encoder.cpu().save_pretrained(run.out / "unet" / "text_encoder")
 
 
+def run_judge(run: Run) -> None:
+    """Draw the judge's own pictures, with another seed than the other stages', and train it on them alone."""
+    from likeness.paperdoll.dataset import draw, load_dataset
+    from likeness.paperdoll.judge import save_judge
+    from likeness.paperdoll.judge_training import judge_factors, train_judge
+
+    apart = replace(run, seed=run.seed + 1)
+    folder = run.out / "judge" / "data"
+    draw(
+        folder, seed=apart.seed, pictures=run.preset.judge_pictures, captions=0, workers=run.workers,
+        sample=judge_factors,
+    )  # fmt: skip
+    loop = apart.loop("judge")
+    judge = train_judge(load_dataset(folder), run.preset, loop, run.device)
+    if loop.state.finished:
+        save_judge(judge.cpu(), run.out / "judge" / "model")
+
+
 def run_card(run: Run) -> None:
     """Assemble the three folders to be shipped, in fp16, and measure them."""
     from likeness.paperdoll.card import assemble_weights, write_card
@@ -202,7 +222,7 @@ def install(run: Run, target: Path | None = None) -> Path:
 
 RUN = {
     "data": run_data, "tokenizer": run_tokenizer, "vae": run_vae, "clip": run_clip, "probe": run_probe,
-    "unet": run_unet, "card": run_card,
+    "unet": run_unet, "judge": run_judge, "card": run_card,
 }  # fmt: skip
 
 
@@ -214,7 +234,7 @@ def pretrain(run: Run, stages: tuple[str, ...] = STAGES) -> None:
     import torch
 
     for stage in stages:
-        torch.manual_seed(run.seed * len(STAGES) + STAGES.index(stage))  # decides the initial weights
+        torch.manual_seed(run.seed * 7 + INITIAL[stage])  # decides the initial weights
         RUN[stage](run)
 
 

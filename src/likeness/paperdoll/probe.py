@@ -79,27 +79,31 @@ class Probe(nn.Module):
         out = {name: head(read) for name, head in self.heads.items()}
         return out | {"continuous": self.continuous(read), "identity": self.identity(read)}
 
-    @torch.no_grad()
     def read(self, images: Tensor) -> Reading:
         """Read pictures (n, 3, h, w) in [0, 1]; they are resized to 128 px."""
-        device = self.squeeze.weight.device
-        images = images.to(device, torch.float32)
-        if images.shape[-2:] != (SIZE, SIZE):
-            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        parts = [self(part) for part in images.split(64)]
-        out = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
-        probabilities = {name: out[name].softmax(1) for name in NAMES}
-        values = {
-            name: (low + (out["continuous"][:, i].clamp(-1, 1) + 1) / 2 * (high - low))
-            for i, (name, (_, low, high)) in enumerate(world.CONTINUOUS.items())
-        }
-        return Reading(
-            categorical={name: probabilities[name].argmax(1) for name in world.CATEGORICAL},
-            probabilities=probabilities,
-            continuous=values,
-            identity=out["identity"],
-            who=probabilities["who"].argmax(1),
-        )
+        return read_with(self, images, self.squeeze.weight.device)
+
+
+@torch.no_grad()
+def read_with(model: nn.Module, images: Tensor, device: torch.device) -> Reading:
+    """Read pictures (n, 3, h, w) in [0, 1] with a model of 128 px pictures on `device`."""
+    images = images.to(device, torch.float32)
+    if images.shape[-2:] != (SIZE, SIZE):
+        images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+    parts = [model(part) for part in images.split(64)]
+    out = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
+    probabilities = {name: out[name].softmax(1) for name in NAMES}
+    values = {
+        name: (low + (out["continuous"][:, i].clamp(-1, 1) + 1) / 2 * (high - low))
+        for i, (name, (_, low, high)) in enumerate(world.CONTINUOUS.items())
+    }
+    return Reading(
+        categorical={name: probabilities[name].argmax(1) for name in world.CATEGORICAL},
+        probabilities=probabilities,
+        continuous=values,
+        identity=out["identity"],
+        who=probabilities["who"].argmax(1),
+    )
 
 
 def centres(maps: Tensor) -> Tensor:

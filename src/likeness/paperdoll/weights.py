@@ -1,4 +1,4 @@
-"""Where the embedded model's weights are: a pipeline in Stable Diffusion's layout, its CLIP and its probe."""
+"""Where the embedded model's weights are: a pipeline in Stable Diffusion's layout, its CLIP, probe and judge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMAND = "python -m likeness.paperdoll.pretrain --out outputs/pretrain --instal
 
 
 def weights_root() -> Path:
-    """Return the folder of the three; LIKENESS_PAPERDOLL_WEIGHTS overrides the shipped one."""
+    """Return the folder of all parts; LIKENESS_PAPERDOLL_WEIGHTS overrides the shipped one."""
     return Path(os.environ[OVERRIDE]) if os.environ.get(OVERRIDE) else SHIPPED
 
 
@@ -30,6 +30,11 @@ def clip_dir() -> Path:
 def probe_dir() -> Path:
     """Return the folder that `load_probe` reads."""
     return _present("probe", "config.json", "model.safetensors")
+
+
+def judge_dir() -> Path:
+    """Return the folder that `load_judge` reads."""
+    return _present("judge", "config.json", "model.safetensors")
 
 
 def _present(name: str, *files: str) -> Path:
