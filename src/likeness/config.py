@@ -152,7 +152,7 @@ class Sampler:
 @dataclass
 class Metrics:
     name: str = MISSING
-    lpips_net: str = "alex"
+    lpips_net: str | None = None  # alex, vgg or squeeze for metrics=standard; None: the suite's own
 
 
 @dataclass
