@@ -68,6 +68,9 @@ def test_subjects_that_do_not_go_together(concept):
         ({"snr_gamma": 0}, "snr_gamma"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"keep_checkpoints": 1}, "at least 2"),
+        ({"ladder": 900}, "ladder=900 must lie between 0"),
+        ({"method": "lora", "train_text_encoder": True}, "does nothing with method=lora; use lora_text_encoder"),
+        ({"lora_text_encoder": 0.5}, "does nothing with method=full; use train_text_encoder"),
         ({"train_text_encoder": True, "cache_text_embeddings": True}, "cache_text_embeddings=true"),
     ],
 )

@@ -31,12 +31,13 @@ HEAVY = [  # what a training imports late
     "transformers.models.clip.tokenization_clip",
 ]
 STAGES = {  # where to die: module, function of it, after how many calls, before or in the middle of the call
-    "class generation": ("likeness.subjects", "_write_png", 3),
+    "class generation": ("likeness.subjects", "write_png", 3),
+    "the base model's samples": ("likeness.subjects", "write_png", 10),
     "caching": ("safetensors.torch", "save_file", 1),
     "a step": ("torch.nn.utils", "clip_grad_norm_", 4),
     "a save": ("likeness.dreambooth.checkpoint", "save_file", 5),
     "between writing and renaming": ("likeness.dreambooth.storage", "_replace_folder", 2),
-    "the final save": ("likeness.dreambooth.finetuned", "write_card", 1),
+    "the final save": ("likeness.dreambooth.loop", "write_card", 1),
 }
 
 
@@ -82,7 +83,7 @@ def assert_same_run(out: Path, reference: Path) -> None:
         assert tiny.same(tiny.weights(out, part), tiny.weights(reference, part)), part
     assert (out / "history.csv").read_text() == (reference / "history.csv").read_text()
     assert [f.name for f in out.rglob("*.partial")] == []
-    pictures = sorted(f.name for f in out.with_name(f"{out.name}-class").rglob("*.png"))
+    pictures = sorted(f.name for f in out.with_name(f"{out.name}-class").rglob("0*.png"))
     assert len(pictures) == len(set(pictures)) == 8
 
 
@@ -110,6 +111,21 @@ def test_a_finished_lora_run_resumed_from_its_middle_is_the_same(tmp_path):
     assert tiny.train_tiny(tmp_path / "b", **options).resumed_from == 4
     one, other = (load_file(tmp_path / n / "lora" / "pytorch_lora_weights.safetensors") for n in "ab")
     assert tiny.same(one, other)
+
+
+def test_a_ladder_killed_while_it_stores_a_rung_ends_with_the_same_model(server, tmp_path):
+    torch.set_num_threads(1)
+    options = {"ladder": 3, "validation_every": 0}
+    child = server.Process(
+        target=die, args=(tiny.root(), tmp_path / "a", dict(options), "likeness.dreambooth.ladder", "save_file", 2)
+    )
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL and [f.name for f in (tmp_path / "a" / "rungs").glob("step*")]
+    choose = {"choose_step": lambda rows: 2}
+    assert tiny.train_tiny(tmp_path / "a", class_root=tmp_path / "a-class", **choose, **options).resumed_from == 2
+    tiny.train_tiny(tmp_path / "b", class_root=tmp_path / "b-class", **choose, **options)
+    assert tiny.same(tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b"))
 
 
 @pytest.fixture
@@ -248,7 +264,7 @@ def test_two_processes_killed_and_resumed_equal_uninterrupted(tmp_path):
     one, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
     assert tiny.same(tiny.weights(one), tiny.weights(other))
     assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
-    assert len(list((tmp_path / "a" / "run-class").rglob("*.png"))) == 16
+    assert len(list((tmp_path / "a" / "run-class").rglob("0*.png"))) == 16
     tiny.train_tiny(tmp_path / "c" / "run", class_root=tmp_path / "c" / "class", **options)
     alone = (tmp_path / "c" / "run" / "history.csv").read_text().splitlines()
     together = (one / "history.csv").read_text().splitlines()

@@ -1,6 +1,7 @@
 """Fine-tuning a tiny Stable Diffusion, whole: what is trained, what is left alone, what is written."""
 
 import csv
+import json
 
 import pytest
 import tiny_dreambooth as tiny
@@ -9,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from likeness.dreambooth import is_finished, load_finetuned
 from likeness.dreambooth.batches import Batches
-from likeness.dreambooth.sampling import draw
+from likeness.dreambooth.sampling import SampleGrid, draw
 from likeness.errors import InputError
 from likeness.models import load_pipeline
 
@@ -23,16 +24,27 @@ def picture(pipe) -> torch.Tensor:
     return torch.tensor(list(image.tobytes())).float() / 255
 
 
+def pixels(images) -> torch.Tensor:
+    return torch.tensor([list(image.tobytes()) for row in images.values() for image in row]).float() / 255
+
+
+def grid(folder) -> torch.Tensor:
+    """The sample grid of a model that was saved, or of a pipeline."""
+    pipe = folder if isinstance(folder, StableDiffusionPipeline) else load_pipeline(tiny.source(folder))
+    concept = tiny.concept(tiny.root() / "photos")
+    return pixels(SampleGrid(pipe, [concept], tiny.settings(), 32).draw())
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """A finished run with everything that looks on, and what it reported."""
     out, events, probed = tmp_path_factory.mktemp("full") / "run", [], []
 
-    def probe(pipe, step):
-        probed.append((step, picture(pipe)))
-        return {"probe/mean": float(probed[-1][1].mean())}
+    def probe(samples):
+        probed.append(samples)
+        return {"health/mean": float(pixels(samples.images).mean())}
 
-    result = tiny.train_tiny(out, on_event=events.append, probe_model=probe, sample_every=3)
+    result = tiny.train_tiny(out, on_event=events.append, probe_samples=probe, sample_every=3)
     return out, events, probed, result
 
 
@@ -43,6 +55,7 @@ def test_it_writes_what_it_promises(full):
         "history.csv",
         "README.md",
         "settings.json",
+        "samples/step-000000.png",
         "samples/step-000003.png",
     ):
         assert (out / name).is_file(), name
@@ -60,7 +73,7 @@ def test_history_holds_what_was_reported(full):
         for name, value in event.values.items():
             if event.kind != "done" and name != "train/steps_per_second":
                 assert float(rows[event.step][name]) == value
-    assert {"health/identifier_entropy", "health/class_focus_change", "probe/mean"} <= set(rows[6])
+    assert {"health/identifier_entropy", "health/class_focus_change", "health/mean"} <= set(rows[6])
     loss = {step: float(row["validation/loss_instance"]) for step, row in rows.items() if step in (0, 6)}
     assert loss[6] < loss[0]
 
@@ -74,13 +87,61 @@ def test_only_the_unet_is_trained(full):
 
 def test_the_probe_sees_the_base_first_and_the_result_last(full):
     out, _, probed, _ = full
-    assert [step for step, _ in probed] == [0, 3, 6]
-    base = load_pipeline(tiny.source(tiny.root() / "model"))
-    assert torch.allclose(probed[0][1], picture(base), atol=1e-2)
-    plain = StableDiffusionPipeline.from_pretrained(out / "model", local_files_only=True)
-    plain.set_progress_bar_config(disable=True)
-    assert torch.allclose(probed[-1][1], picture(plain), atol=1e-2)
-    assert (probed[-1][1] - probed[0][1]).abs().max() > 0.05
+    assert [samples.step for samples in probed] == [0, 3, 6]
+    first, last = pixels(probed[0].images), pixels(probed[-1].images)
+    assert all(torch.equal(pixels(samples.base), first) for samples in probed)
+    assert list(probed[0].images) == ["photo of tuki man", "photo of a man"]
+    assert torch.allclose(first, grid(tiny.root() / "model"), atol=1e-2)
+    assert torch.allclose(last, grid(out / "model"), atol=1e-2)
+    assert (last - first).abs().max() > 0.05
+
+
+def test_base_pictures_are_drawn_once_for_all_runs_of_the_same_grid(full, tmp_path, monkeypatch):
+    monkeypatch.setattr(SampleGrid, "draw", lambda self: pytest.fail("drawn again"))
+    grid = SampleGrid(None, [tiny.concept(tiny.root() / "photos")], tiny.settings(), 32)
+    model_id = json.loads((full[0] / "settings.json").read_text())["identity"]["model"]
+    grid.prepare_base(model_id, "float32", tiny.root() / "class")
+    assert torch.equal(pixels(grid.base), pixels(full[2][0].base))
+    with pytest.raises(pytest.fail.Exception, match="drawn again"):
+        grid.prepare_base("another model", "float32", tmp_path)
+
+
+def test_the_card_says_how_it_was_made_and_what_was_measured(full):
+    out, _, probed, _ = full
+    card = (out / "README.md").read_text()
+    record = json.loads((out / "settings.json").read_text())
+    assert record["identity"]["model"] in card and record["identity"]["subjects"][0]["photos"] in card
+    assert "| learning_rate | 0.001 |" in card and "| prior_loss_weight | 1.0 |" in card
+    before, after = (float(pixels(samples.images).mean()) for samples in (probed[0], probed[-1]))
+    assert f"| health/mean | {before:.4g} | {after:.4g} |" in card
+    assert 'from_pretrained("model")' in card and "consent" in card
+
+
+def test_the_rung_that_is_chosen_becomes_the_model(tmp_path):
+    seen, shown = [], []
+
+    def choose(rows):
+        seen.append(rows)
+        return 4
+
+    options = {"ladder": 3, "ema_decay": 0.5, "validation_every": 0}
+    result = tiny.train_tiny(
+        tmp_path / "run",
+        choose_step=choose,
+        probe_samples=lambda s: shown.append(s) or {"health/x": float(s.step)},
+        **options,
+    )
+    assert result.steps == 4 and [s.step for s in shown] == [0, 2, 4, 6]
+    assert list(seen[0]) == [0, 2, 4, 6] and seen[0][2]["health/x"] == 2 and result.values == seen[0][4]
+    plain = {"num_train_steps": 4, "ema_decay": 0.5, "validation_every": 0}
+    tiny.train_tiny(tmp_path / "four", **plain)
+    assert tiny.same(tiny.weights(tmp_path / "run"), tiny.weights(tmp_path / "four"))
+    assert not (tmp_path / "run" / "rungs").exists()
+    assert tiny.train_tiny(tmp_path / "run", choose_step=choose, **options).steps == 4 and len(seen) == 1
+    with pytest.raises(InputError, match=r"settings\.ladder: 3 -> 0"):
+        tiny.train_tiny(tmp_path / "run", **options | {"ladder": 0})
+    with pytest.raises(InputError, match="choose_step"):
+        tiny.train_tiny(tmp_path / "other", **options)
 
 
 def test_a_finished_run_is_not_repeated_and_not_overwritten(full):
@@ -99,16 +160,17 @@ def test_lora_leaves_the_base_alone_and_loads_again(tmp_path):
         lora_alpha=16,
         lora_rank=2,
         lora_text_encoder=True,
-        probe_model=lambda pipe, step: seen.append(picture(pipe)),
+        sample_every=6,
+        probe_samples=lambda samples: seen.append(pixels(samples.images)) or {},
         learning_rate=1e-2,
     )
     again = load_finetuned(tiny.source(tiny.root() / "model"), tmp_path / "run")
-    assert torch.allclose(picture(again), seen[-1], atol=1e-2)
+    assert torch.allclose(grid(again), seen[-1], atol=1e-2)
     assert (seen[-1] - seen[0]).abs().max() > 0.05
     plain = load_pipeline(tiny.source(tiny.root() / "model"))
-    assert torch.allclose(picture(plain), seen[0], atol=1e-2)
+    assert torch.allclose(grid(plain), seen[0], atol=1e-2)
     plain.load_lora_weights(str(tmp_path / "run" / "lora"))
-    assert torch.allclose(picture(plain), seen[-1], atol=1e-2)
+    assert torch.allclose(grid(plain), seen[-1], atol=1e-2)
 
 
 def test_text_encoder_is_trained_for_its_share_of_the_steps(tmp_path):

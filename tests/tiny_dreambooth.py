@@ -133,6 +133,9 @@ def settings(**changes) -> TrainSettings:
     return TrainSettings(**(QUICK | changes))
 
 
+CALLBACKS = ("on_event", "probe_samples", "choose_step")
+
+
 @functools.cache
 def root() -> Path:
     """Return a folder with model/, photos/ and photos2/, made once per process and removed at its end."""
@@ -148,7 +151,7 @@ def train_tiny(out: Path, *, model: Path | None = None, class_root: Path | None 
     """Train the tiny model in this process; options not known to the trainer are settings."""
     from likeness.dreambooth import train
 
-    known = {name: options.pop(name) for name in ("on_event", "probe_model") if name in options}
+    known = {name: options.pop(name) for name in CALLBACKS if name in options}
     return train(
         source(model or root() / "model"),
         concepts or [concept(root() / "photos")],
@@ -199,6 +202,7 @@ def main(root: Path, out: Path, changes: dict) -> None:
             class_root=out.parent / f"{out.name}-class",
             device="cpu",
             on_event=lambda event: print(event.kind, event.step, flush=True),
+            choose_step=lambda rows: 2,
         )
     print("resumed", result.resumed_from, "notices", result.notices, flush=True)
 

@@ -169,7 +169,7 @@ def class_images(
     make_folder(folder)
     for block in tqdm(range(rank, len(paths) // BLOCK, world), desc="class pictures", disable=rank > 0):
         numbers = range(block * BLOCK, (block + 1) * BLOCK)
-        missing = [k for k in numbers if not _readable(paths[k])]
+        missing = [k for k in numbers if not is_readable(paths[k])]
         if not missing:
             continue
         noise = torch.stack(
@@ -177,7 +177,7 @@ def class_images(
         )
         pictures = draw([request.prompts[k % len(request.prompts)] for k in numbers], noise)
         for k in missing:
-            _write_png(pictures[k - numbers.start], paths[k])
+            write_png(pictures[k - numbers.start], paths[k])
     if rank == 0:
         (folder / "class.json").write_text(json.dumps(vars(request), indent=1))
     return paths[:count]
@@ -194,7 +194,7 @@ def check_class_dir(folder: str | Path, count: int) -> list[Path]:
             f"class folder {folder} holds {len(images)} pictures, num_class_images={count} are needed. "
             "Add pictures, or lower num_class_images."
         )
-    bad = [f.name for f in images[:count] if not _readable(f)]
+    bad = [f.name for f in images[:count] if not is_readable(f)]
     if bad:
         raise InputError(f"class folder {folder}: cannot read {', '.join(bad)}. Remove or replace them.")
     return images[:count]
@@ -272,7 +272,8 @@ def _caption(image: Path) -> str | None:
     return caption
 
 
-def _readable(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
+    """Say whether a picture is there and whole."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -281,7 +282,8 @@ def _readable(path: Path) -> bool:
     return True
 
 
-def _write_png(image: Image.Image, path: Path) -> None:
+def write_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         image.save(fresh, format="PNG")

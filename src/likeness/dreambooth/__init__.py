@@ -3,12 +3,13 @@
 Importing this package imports no torch; `train` and `load_finetuned` load what they need when called.
 """
 
-from likeness.dreambooth.settings import Concept, Event, TrainResult, TrainSettings, check_concepts
+from likeness.dreambooth.settings import Concept, Event, Samples, TrainResult, TrainSettings, check_concepts
 from likeness.dreambooth.storage import is_finished
 
 __all__ = [
     "Concept",
     "Event",
+    "Samples",
     "TrainResult",
     "TrainSettings",
     "check_concepts",

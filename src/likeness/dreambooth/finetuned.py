@@ -1,4 +1,4 @@
-"""The finished model: saved as diffusers and its users expect it, with a model card; and loaded again."""
+"""The finished model: saved as diffusers and its users expect it, and loaded again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from likeness.dreambooth.settings import Concept, TrainSettings
+from likeness.dreambooth.settings import TrainSettings
 from likeness.dreambooth.storage import (
     RESULTS,
     SETTINGS,
@@ -101,54 +101,3 @@ def write_record(out: Path, model: ModelSource, settings: TrainSettings, about: 
     given = {"model": asdict(model), "settings": asdict(settings), "packages": packages}
     record = {"finished": True, **about, **given}
     write_text(out / SETTINGS, json.dumps(record, indent=1) + "\n")
-
-
-def write_card(out: Path, model: ModelSource, concepts: list[Concept], settings: TrainSettings, values) -> None:
-    """Write the model card: what it is, how it was made, how it is used."""
-    lora = settings.method == "lora"
-    load = (
-        f'pipe = StableDiffusionPipeline.from_pretrained("{model.source}")\npipe.load_lora_weights("lora")'
-        if lora
-        else 'pipe = StableDiffusionPipeline.from_pretrained("model")'
-    )
-    subjects = "\n".join(
-        f"- `{c.identifier}` ({c.class_word}): {len(c.photos)} photos, prompt {c.instance_prompt!r}, "
-        f"class prompts: {', '.join(map(repr, c.class_prompts)) or 'none'}"
-        for c in concepts
-    )
-    rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(settings.deciding().items()))
-    measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(values.items()))
-    write_text(
-        out / "README.md",
-        f"""---
-base_model: {model.source}
-instance_prompt: {json.dumps(concepts[0].instance_prompt)}
-tags: [diffusers, text-to-image, stable-diffusion, dreambooth{", lora" if lora else ""}]
-inference: true
----
-
-# {", ".join(c.identifier for c in concepts)} on {model.name}
-
-Fine-tuned with DreamBooth ({"LoRA" if lora else "full weights"}), with this command's settings below.
-
-{subjects}
-
-```python
-from diffusers import StableDiffusionPipeline
-
-{load}
-image = pipe("{concepts[0].instance_prompt}").images[0]
-```
-
-Name the subject with identifier and class word together. It shows a particular person, animal or thing:
-use it only with their consent.
-
-| setting | value |
-|---|---|
-{rows}
-
-| measured at the end | |
-|---|---|
-{measured}
-""",
-    )

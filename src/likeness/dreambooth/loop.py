@@ -16,15 +16,20 @@ from tqdm import tqdm
 
 from likeness import models
 from likeness.dreambooth import checkpoint, finetuned, storage
+from likeness.dreambooth.card import write_card
+from likeness.dreambooth.ladder import Ladder
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
+from likeness.dreambooth.observer import Observer
 from likeness.dreambooth.processes import Processes
-from likeness.dreambooth.sampling import evaluating, sample_grid
+from likeness.dreambooth.sampling import evaluating
 from likeness.dreambooth.settings import Concept, Event, TrainResult, TrainSettings, check_concepts
 from likeness.dreambooth.setup import (
     PRECISION,
+    ChooseStep,
     OnEvent,
-    ProbeModel,
+    ProbeSamples,
     Run,
+    check_class_folders,
     check_pipeline,
     prepare_batches,
     prepare_class_files,
@@ -45,15 +50,19 @@ def train(
     class_root: str | Path,
     device: str = "auto",
     on_event: OnEvent | None = None,
-    probe_model: ProbeModel | None = None,
+    probe_samples: ProbeSamples | None = None,
+    choose_step: ChooseStep | None = None,
 ) -> TrainResult:
     """Fine-tune a model on its subjects, or go on where a killed run stopped; a finished run returns at once.
 
-    `probe_model(pipe, step)` is called on the main process at step 0 with the untouched base model (also when
-    resuming) and at every validation with the current one; the numbers it returns join the history.
+    `probe_samples` is shown the sample grid on the main process, first the base model's as of step 0; the numbers
+    it returns join the history. `choose_step(history)` names the rung of `settings.ladder` that becomes the model.
     """
     start, out = time.perf_counter(), Path(out)
     check_concepts(concepts, settings)
+    check_class_folders(concepts, settings)
+    if settings.ladder and choose_step is None:
+        raise InputError("ladder needs choose_step, which names the rung to keep.")
     models.check_available(model)
     device = models.resolve_device(device)
     models.resolve_dtype(PRECISION[settings.mixed_precision], device)
@@ -62,14 +71,18 @@ def train(
         processes.on_main(lambda: stack.enter_context(storage.locked(out)))
         model_id = processes.on_main(lambda: weights_id(model))
         identity = storage.identity(model_id, concepts, settings)
-        run = Run(model, concepts, settings, out, processes, identity, on_event or _ignore, probe_model)
+        run = Run(model, concepts, settings, out, processes, identity, on_event or _ignore, probe_samples, choose_step)
         finished = processes.on_main(lambda: _finished(run))
         if finished is not None:
-            return TrainResult(out, settings.num_train_steps, settings.num_train_steps, 0.0, finished, run.notices)
-        return _train(run, model_id, Path(class_root), start)
+            return TrainResult(out, finished["step"], finished["step"], 0.0, finished["values"], run.notices)
+        loop = build(run, model_id, Path(class_root))
+        resumed = loop.begin()
+        values = loop.fit(resumed)
+        return TrainResult(out, loop.step, resumed, time.perf_counter() - start, values, run.notices)
 
 
-def _train(run: Run, model_id: str, class_root: Path, start: float) -> TrainResult:
+def build(run: Run, model_id: str, class_root: Path) -> Loop:
+    """Load the model, make or find class pictures and caches, and return the loop before its first step."""
     settings, processes = run.settings, run.processes
     pipe = load_pipeline(run.model, device=str(processes.device))
     check_pipeline(pipe, run)
@@ -79,27 +92,26 @@ def _train(run: Run, model_id: str, class_root: Path, start: float) -> TrainResu
     batches = prepare_batches(run, pipe, class_files, model_id, class_root)
     validation = Validation(batches, run.concepts, noise_scheduler, processes.autocast)
     scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.mixed_precision == "fp16")
-    loop = Loop(run, pipe, trainable, batches, validation, noise_scheduler, scaler)
-    resumed = loop.begin()
-    values = loop.fit(resumed)
-    return TrainResult(run.out, settings.num_train_steps, resumed, time.perf_counter() - start, values, run.notices)
+    observer = Observer(run, pipe, trainable, validation)
+    processes.on_main(lambda: observer.meet_base(model_id, class_root))
+    return Loop(run, pipe, trainable, batches, observer, noise_scheduler, scaler)
 
 
 class Loop:
     """The steps of one run: `begin` restores, `fit` trains, the rest happens every so often."""
 
-    def __init__(self, run: Run, pipe, trainable: Trainable, batches, validation, noise_scheduler, scaler) -> None:
+    def __init__(self, run: Run, pipe, trainable: Trainable, batches, observer, noise_scheduler, scaler) -> None:
         self.run, self.pipe, self.trainable, self.batches = run, pipe, trainable, batches
-        self.validation, self.noise_scheduler, self.scaler = validation, noise_scheduler, scaler
+        self.observer, self.noise_scheduler, self.scaler = observer, noise_scheduler, scaler
         self.settings, self.processes = run.settings, run.processes
+        self.unet = torch.compile(pipe.unet) if run.settings.compile else pipe.unet
+        self.ladder = Ladder(run.out, run.settings, trainable)
+        self.step = run.settings.num_train_steps  # of the model that is kept
         self.alphas_cumprod = noise_scheduler.alphas_cumprod.to(self.processes.device)
-        self.last: dict[str, float] = {}
         self.kept = "there is no checkpoint yet"
 
     def begin(self) -> int:
-        """Measure the base model, then load the newest whole checkpoint; return the step to go on from."""
-        base = self._measure(0) if self.settings.validation_every and self.processes.main else {}
-        self.validation.base_health = {n: v for n, v in base.items() if n.startswith("health/")}
+        """Load the newest whole checkpoint and open the history; return the step to go on from."""
         found = self.processes.on_main(lambda: checkpoint.find(self.run.out, self.run.identity, self.run.notices))
         step = 0
         if found is not None:
@@ -107,10 +119,8 @@ class Loop:
             self.kept = f"{found.name} is kept"
             self.run.notices.append(f"resumed from {found.name}")
         if self.processes.main:
-            self.history = storage.History(self.run.out / "history.csv", step)
-            if not step and base:
-                self._report("validation", 0, base)
-        for notice in self.run.notices:
+            self.observer.start(step)
+        for notice in self.run.notices if self.processes.main else ():
             warnings.warn(notice, stacklevel=4)
         return step
 
@@ -131,8 +141,7 @@ class Loop:
         for step in bar:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:
                 parameters = self._freeze_text_encoder(step)
-            losses = self._accumulate(step)
-            grad_norm = self._update(step, parameters, losses)
+            losses, grad_norm = self.advance(step, parameters)
             done = step + 1
             if done % settings.log_every == 0 or done == settings.num_train_steps:
                 now = time.perf_counter()
@@ -141,6 +150,11 @@ class Loop:
                 clock, since = now, done
             clock += self._every_so_often(done)
         return self._finish()
+
+    def advance(self, step: int, parameters: list) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one optimizer step; return the three mean losses and the gradient's norm before clipping."""
+        losses = self._accumulate(step)
+        return losses, self._update(step, parameters, losses)
 
     def _accumulate(self, step: int) -> torch.Tensor:
         """Run forward and backward over the micro-batches of one step; return the three mean losses."""
@@ -158,7 +172,7 @@ class Loop:
     def _losses(self, micro_step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = self.batches.batch(micro_step, self.processes.rank, self.processes.world)
         noisy_latents = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        noise_pred = self.pipe.unet(noisy_latents, batch.timesteps, batch.prompt_embeds, return_dict=False)[0]
+        noise_pred = self.unet(noisy_latents, batch.timesteps, batch.prompt_embeds, return_dict=False)[0]
         target = training_target(self.noise_scheduler, batch.latents, batch.noise, batch.timesteps)
         weights = None
         if self.settings.snr_gamma is not None:
@@ -210,9 +224,7 @@ class Loop:
         if self.batches.class_files:
             values["train/loss_prior"] = prior
         values["train/lr"] = self.trainable.optimizer.param_groups[0]["lr"]
-        self.last |= values
-        self.history.add(step, values)
-        self.run.on_event(Event("log", step, values | {"train/steps_per_second": rate}))
+        self.observer.log(step, values, rate)
 
     def _every_so_often(self, done: int) -> float:
         """Validate, sample and checkpoint when it is time; return the seconds it took."""
@@ -222,46 +234,21 @@ class Loop:
         def due(every: int) -> bool:
             return bool(every) and (done % every == 0 or end)
 
-        if not (due(settings.validation_every) or due(settings.sample_every) or due(settings.checkpoint_every) or end):
+        sample, validate = due(settings.sample_every) or done in settings.rungs, due(settings.validation_every)
+        if not (validate or sample or due(settings.checkpoint_every) or end):
             return 0.0
         if self.processes.main:
-            if due(settings.validation_every):
-                self._report("validation", done, self._measure(done))
-            if due(settings.sample_every):
-                self._sample(done)
+            if validate:
+                self.observer.validate(done)
+            if sample:
+                self.observer.sample(done)
+        if done in settings.rungs:
+            self.processes.on_main(lambda: self.ladder.keep(done))
         if due(settings.checkpoint_every) or end:
             self.processes.on_main(lambda: self._save_checkpoint(done))
             self.kept = f"checkpoint-{done} is kept"
         self.processes.wait()
         return time.perf_counter() - start
-
-    def _measure(self, step: int) -> dict[str, float]:
-        with evaluating(self.pipe, self.trainable):
-            values = self.validation.losses()
-            if self.settings.health:
-                values |= self.validation.health()
-            if self.run.probe_model is not None:
-                values |= self.run.probe_model(self.pipe, step) or {}
-        return values
-
-    def _report(self, kind: str, step: int, values: dict[str, float]) -> None:
-        self.last |= values
-        self.history.add(step, values)
-        health = {name: value for name, value in values.items() if name.startswith("health/")}
-        self.run.on_event(Event(kind, step, {n: v for n, v in values.items() if n not in health}))
-        if health:
-            self.run.on_event(Event("health", step, health))
-
-    def _sample(self, step: int) -> None:
-        from diffusers.utils import make_image_grid
-
-        prompts = list(self.settings.sample_prompts) or _sample_prompts(self.run.concepts)
-        with evaluating(self.pipe, self.trainable), self.processes.autocast():
-            images, captions = sample_grid(self.pipe, prompts, self.settings, self.run.resolution)
-        path = self.run.out / "samples" / f"step-{step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        make_image_grid(images, len(prompts), len(self.settings.sample_seeds)).save(path)
-        self.run.on_event(Event("samples", step, {}, images, captions, path))
 
     def _save_checkpoint(self, step: int) -> Path:
         about = {
@@ -276,37 +263,40 @@ class Loop:
         return folder
 
     def _finish(self) -> dict[str, float]:
-        run, steps = self.run, self.settings.num_train_steps
+        """Save the model, its card and its record; return the numbers of the step it was saved at."""
+        self.step, values = self.processes.on_main(self._save)
+        return values
 
-        def save() -> None:
-            with evaluating(self.pipe, self.trainable):
-                finetuned.save_finetuned(self.pipe, self.settings, run.out)
-            finetuned.write_card(run.out, run.model, run.concepts, self.settings, self.last)
-            about = {
-                "identity": run.identity,
-                "values": self.last,
-                "device": self.processes.device.type,
-                "resolution": run.resolution,
-                "prediction_type": self.noise_scheduler.config.prediction_type,
-            }
-            finetuned.write_record(run.out, run.model, self.settings, about)
-            run.on_event(Event("done", steps, self.last, path=run.out))
+    def _save(self) -> tuple[int, dict[str, float]]:
+        run, step, values = self.run, self.settings.num_train_steps, self.observer.last
+        rows = self.observer.history.numbers()
+        if self.settings.ladder:
+            step = self.ladder.climb(run.choose_step, rows)
+            values = rows[step]
+        with evaluating(self.pipe, self.trainable):
+            finetuned.save_finetuned(self.pipe, self.settings, run.out)
+        write_card(run, rows.get(0, {}), values, step)
+        about = {
+            "identity": run.identity,
+            "step": step,
+            "values": values,
+            "device": self.processes.device.type,
+            "resolution": run.resolution,
+            "prediction_type": self.noise_scheduler.config.prediction_type,
+        }
+        finetuned.write_record(run.out, run.model, self.settings, about)
+        self.ladder.remove()
+        run.on_event(Event("done", step, values, path=run.out))
+        return step, values
 
-        self.processes.on_main(save)
-        return self.last
 
-
-def _finished(run: Run) -> dict[str, float] | None:
-    """Return the values of a run that is already finished with these very settings."""
+def _finished(run: Run) -> dict | None:
+    """Return the record of a run that is already finished with these very settings."""
     record = storage.read_json(run.out / storage.SETTINGS)
     if record is None or "identity" not in record:
         return None
     storage.refuse_changed(record["identity"], run.identity, run.out)
-    return record["values"] if storage.is_finished(run.out) else None
-
-
-def _sample_prompts(concepts: list[Concept]) -> list[str]:
-    return list(dict.fromkeys(p for c in concepts for p in (c.instance_prompt, *c.class_prompts[:1])))
+    return record if storage.is_finished(run.out) else None
 
 
 def _ignore(event: Event) -> None:

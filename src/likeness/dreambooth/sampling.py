@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from PIL import Image
 
-from likeness.dreambooth.settings import TrainSettings
+from likeness import subjects
+from likeness.dreambooth.settings import Concept, TrainSettings
 from likeness.subjects import seeded
+
+Pictures = dict[str, list[Image.Image]]  # prompt -> one picture per seed
 
 SAMPLE = 79  # marks the random key of sample noise
 ROWS_AT_ONCE = 8  # pictures per pipeline call
@@ -39,24 +45,53 @@ def latent_shape(pipe, resolution: int) -> tuple[int, int, int]:
     return pipe.unet.config.in_channels, side, side
 
 
-def sample_grid(
-    pipe, prompts: list[str], settings: TrainSettings, resolution: int
-) -> tuple[list[Image.Image], list[str]]:
-    """Draw every prompt from the same few noises; return pictures, prompt by prompt, and their captions."""
-    shape = latent_shape(pipe, resolution)
-    noise = {seed: torch.randn(shape, generator=seeded(SAMPLE, seed)) for seed in settings.sample_seeds}
-    wanted = [(prompt, seed) for prompt in prompts for seed in settings.sample_seeds]
-    pictures: list[Image.Image] = []
-    for start in range(0, len(wanted), ROWS_AT_ONCE):
-        rows = wanted[start : start + ROWS_AT_ONCE]
-        pictures += draw(
-            pipe,
-            [prompt for prompt, _ in rows],
-            torch.stack([noise[seed] for _, seed in rows]),
-            settings.sample_num_inference_steps,
-            settings.sample_guidance_scale,
-        )
-    return pictures, [f"{prompt} (seed {seed})" for prompt, seed in wanted]
+class SampleGrid:
+    """The same prompts from the same few noises at every look, and what the untrained model made of them."""
+
+    def __init__(self, pipe, concepts: list[Concept], settings: TrainSettings, resolution: int) -> None:
+        self.pipe, self.settings, self.resolution = pipe, settings, resolution
+        own = [p for c in concepts for p in (c.instance_prompt, *c.class_prompts[:1])]
+        self.prompts = list(dict.fromkeys(settings.sample_prompts or own))
+        self.seeds = settings.sample_seeds
+        self.base: Pictures = {}
+
+    def draw(self) -> Pictures:
+        """Draw the grid with the model as it is now."""
+        shape = latent_shape(self.pipe, self.resolution)
+        noise = {seed: torch.randn(shape, generator=seeded(SAMPLE, seed)) for seed in self.seeds}
+        wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        pictures: list[Image.Image] = []
+        for start in range(0, len(wanted), ROWS_AT_ONCE):
+            rows = wanted[start : start + ROWS_AT_ONCE]
+            pictures += draw(
+                self.pipe,
+                [prompt for prompt, _ in rows],
+                torch.stack([noise[seed] for _, seed in rows]),
+                self.settings.sample_num_inference_steps,
+                self.settings.sample_guidance_scale,
+            )
+        return self._by_prompt(pictures)
+
+    def prepare_base(self, model_id: str, dtype: str, root: Path) -> None:
+        """Draw the grid with the base model, or read it where an earlier run of the same grid left it."""
+        key = [model_id, dtype, self.resolution, self.prompts, self.seeds]
+        key += [self.settings.sample_num_inference_steps, self.settings.sample_guidance_scale]
+        folder = root / f"base-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]}"
+        files = [folder / f"base-{k:03d}.png" for k in range(len(self.prompts) * len(self.seeds))]
+        if not all(map(subjects.is_readable, files)):
+            subjects.make_folder(folder)
+            drawn = [image for images in self.draw().values() for image in images]
+            for image, file in zip(drawn, files, strict=True):
+                subjects.write_png(image, file)
+        self.base = self._by_prompt([subjects.open_photo(file) for file in files])
+
+    def _by_prompt(self, pictures: list[Image.Image]) -> Pictures:
+        n = len(self.seeds)
+        return {prompt: pictures[k * n : (k + 1) * n] for k, prompt in enumerate(self.prompts)}
+
+    def captions(self) -> list[str]:
+        """Return a caption for each picture, prompt by prompt."""
+        return [f"{prompt} (seed {seed})" for prompt in self.prompts for seed in self.seeds]
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class TrainSettings:
     `train_text_encoder` and, with LoRA, `lora_text_encoder` may be True, False or the fraction of the steps
     after which the text encoder is frozen. `crops`: 0 centre, K > 0 seeded crops per photo (cached), -1 a
     fresh crop at every step. `*_every` of 0 means never; None for `resolution` means the model's own.
+    `ladder` of N keeps the weights at N even steps and finishes with those that `choose_step` names.
     """
 
     method: str = "full"
@@ -81,6 +82,8 @@ class TrainSettings:
     lora_text_encoder: bool | float = False
     lora_text_encoder_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
+    compile: bool = False
+    ladder: int = 0
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 200
@@ -103,6 +106,11 @@ class TrainSettings:
         """Number of optimizer steps that train the text encoder; 0 when it is frozen."""
         asked = self.lora_text_encoder if self.method == "lora" else self.train_text_encoder
         return round(float(asked) * self.num_train_steps)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps of the ladder, the last one included; () without one."""
+        return tuple(round(k * self.num_train_steps / self.ladder) for k in range(1, self.ladder + 1))
 
     def deciding(self) -> dict[str, Any]:
         """Return the values that decide the trained weights, ready for JSON."""
@@ -142,8 +150,17 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """The sample grid: for each prompt one picture per seed, and what the base model draws from the same noise."""
+
+    step: int
+    images: dict[str, list[Image.Image]]
+    base: dict[str, list[Image.Image]]
+
+
+@dataclass(frozen=True)
 class TrainResult:
-    """Where the fine-tuned model lies, and what the run has to say."""
+    """Where the fine-tuned model lies, after how many steps, and what the run has to say."""
 
     out: Path
     steps: int
@@ -237,6 +254,8 @@ def _check_settings(s: TrainSettings) -> None:
     for name in (*zero, "sample_every", "validation_every"):
         if getattr(s, name) < 0:
             raise InputError(f"{name}={getattr(s, name)} must not be negative.")
+    if s.ladder < 0 or s.ladder > s.num_train_steps:
+        raise InputError(f"ladder={s.ladder} must lie between 0 (off) and num_train_steps={s.num_train_steps}.")
     for name in ("caption_dropout", "train_text_encoder", "lora_text_encoder"):
         if not 0 <= float(getattr(s, name)) <= 1:
             raise InputError(f"{name}={getattr(s, name)} must lie between 0 and 1.")
@@ -248,6 +267,10 @@ def _check_settings(s: TrainSettings) -> None:
         raise InputError(f"ema_decay={s.ema_decay} must lie between 0 and 1; leave it empty to switch EMA off.")
     if s.keep_checkpoints < 2:
         raise InputError("keep_checkpoints must be at least 2, so that one good checkpoint survives a torn one.")
+    idle = "train_text_encoder" if s.method == "lora" else "lora_text_encoder"
+    if getattr(s, idle):
+        other = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
+        raise InputError(f"{idle} does nothing with method={s.method}; use {other}.")
     if s.cache_text_embeddings and s.text_encoder_steps:
         raise InputError(
             "cache_text_embeddings=true while the text encoder is trained would train it on nothing; "

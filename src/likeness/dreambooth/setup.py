@@ -11,13 +11,14 @@ import torch
 from likeness.dreambooth.batches import Batches, posterior_key, tokenize
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.sampling import draw, latent_shape
-from likeness.dreambooth.settings import Concept, Event, TrainSettings, has_prior
+from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings, has_prior
 from likeness.errors import InputError
 from likeness.models import ModelSource
 from likeness.subjects import ClassRequest, check_class_dir, class_images, make_folder
 
 OnEvent = Callable[[Event], None]
-ProbeModel = Callable[[object, int], "dict[str, float] | None"]
+ProbeSamples = Callable[[Samples], "dict[str, float]"]
+ChooseStep = Callable[["dict[int, dict[str, float]]"], int]
 PRECISION = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -32,9 +33,17 @@ class Run:
     processes: Processes
     identity: dict
     on_event: OnEvent
-    probe_model: ProbeModel | None
+    probe_samples: ProbeSamples | None = None
+    choose_step: ChooseStep | None = None
     notices: list[str] = field(default_factory=list)
     resolution: int = 0
+
+
+def check_class_folders(concepts: list[Concept], settings: TrainSettings) -> None:
+    """Refuse a user's own class folder that has too few pictures or unreadable ones."""
+    for concept in concepts:
+        if concept.class_dir is not None and settings.prior_loss_weight:
+            check_class_dir(concept.class_dir, settings.num_class_images)
 
 
 def check_pipeline(pipe, run: Run) -> None:

@@ -148,6 +148,10 @@ class History:
                     if int(row["step"]) <= upto:
                         self.rows[int(row["step"])] = {k: v for k, v in row.items() if k != "step" and v != ""}
 
+    def numbers(self) -> dict[int, dict[str, float]]:
+        """Return every row as numbers, by step."""
+        return {step: {name: float(v) for name, v in row.items()} for step, row in sorted(self.rows.items())}
+
     def add(self, step: int, values: dict[str, float]) -> None:
         """Add values to the row of a step and store the file."""
         self.rows.setdefault(step, {}).update({name: repr(float(value)) for name, value in values.items()})

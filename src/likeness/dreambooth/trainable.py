@@ -122,7 +122,10 @@ def _add_adapter(module: nn.Module, settings: TrainSettings, targets: tuple[str,
         try:
             module.add_adapter(config)
         except ValueError as error:
-            raise InputError(f"lora targets {', '.join(targets)}: {str(error).splitlines()[0]}") from error
+            said = str(error).splitlines()[0]
+            if "PEFT" in said:  # transformers asks for a newer one than is installed
+                raise InputError(f"LoRA: {said} Install versions that go together: pip install -e .") from error
+            raise InputError(f"lora targets {', '.join(targets)}: {said}") from error
 
 
 def _optimizer(groups: list[dict], settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
