@@ -5,13 +5,13 @@ from pathlib import Path
 
 import hydra
 
-from likeness import config
+from likeness import config, launch
 from likeness.errors import InputError
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg) -> None:
-    job = config.job()
+    job = launch.job()
     try:
         train = config.to_train(cfg, job.choices)
         subjects = [config.load_subject(Path(__file__).parent / "conf", name) for name in train.subjects]
@@ -19,9 +19,9 @@ def main(cfg) -> None:
 
         finetune(train, job.directory, subjects)
     except InputError as error:
-        raise config.one_line(error) from error
+        raise launch.one_line(error) from error
 
 
 if __name__ == "__main__":
-    config.check_out(sys.argv[1:])
+    launch.check_out(sys.argv[1:])
     main()

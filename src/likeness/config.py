@@ -6,15 +6,11 @@ Nothing below the entry points sees a DictConfig: `to_train` and `to_sweep` retu
 from __future__ import annotations
 
 import re
-import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -203,6 +199,7 @@ class Sweep(_Common):
     show_attention: bool = False
     dry_run: bool = False
     overwrite: bool = False
+    train_missing: bool = False  # fine-tune the model first where it is missing
 
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
@@ -248,6 +245,11 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     return sweep
 
 
+def train_of(sweep: Sweep) -> Train:
+    """Return the training of the model that a sweep edits."""
+    return Train(**{field.name: getattr(sweep, field.name) for field in fields(_Common)})
+
+
 def load_subject(conf: Path, name: str) -> Subject:
     """Read conf/subject/<name>.yaml on its own, for runs over several subjects."""
     path = conf / "subject" / f"{name}.yaml"
@@ -287,57 +289,3 @@ def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{name}={value} is unknown; choose one of {', '.join(allowed)}.")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What Hydra knows about the running job."""
-
-    directory: Path
-    overrides: list[str]
-    choices: dict[str, Any]
-
-
-def job() -> Job:
-    """Return the running job's folder, command-line overrides and group choices."""
-    hydra_config = HydraConfig.get()
-    groups = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
-    return Job(
-        Path(hydra_config.runtime.output_dir),
-        list(hydra_config.overrides.task),
-        {g: hydra_config.runtime.choices[g] for g in groups if g in hydra_config.runtime.choices},
-    )
-
-
-def one_line(error: InputError) -> Exception:
-    """Return the exception that Hydra prints as one message without a traceback."""
-    return CompactHydraException(str(error))
-
-
-def check_out(arguments: list[str]) -> None:
-    """Leave with one line if the output folder on the command line cannot be written; Hydra would trace back."""
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name != "out" or "," in value:
-            continue
-        folder = Path(value.strip("'\""))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise SystemExit(
-                f"error: cannot write into out={folder}: {error.strerror}. Choose another folder, or free some space."
-            ) from error
-
-
-class RememberFolder(Callback):
-    """Hydra callback: remember where this launch writes, so that the parent process can gather its cells."""
-
-    folder: Path | None = None
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder = Path(config.hydra.run.dir)
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder = Path(config.hydra.sweep.dir)

@@ -6,13 +6,13 @@ README and experiments take their numbers from here. Cells measured with differe
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
 from likeness.report.records import CellResult, Failed, by_backbones, read_cells
+from likeness.report.spreadsheet import write_rows
 from likeness.report.table import interval, success
 
 
@@ -45,10 +45,7 @@ def write_csv(cells: Sequence[CellResult], target: Path) -> Path:
     if not rows:
         raise InputError("no finished cell was found: nothing to write.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(target, rows)
     return target
 
 

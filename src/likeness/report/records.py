@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from likeness.metrics.statistics import paired
+from likeness.report.spreadsheet import read_rows
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
+FAILED = "failed.json"  # in a job's folder: it failed before there was a cell to put the error in
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]
     cells, failed = [], []
     for folder in folders:
         try:
-            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            name = "record.json" if (folder / "record.json").is_file() else FAILED
+            record = json.loads((folder / name).read_text(encoding="utf-8"))
             if record.get("status") != "done":
                 failed.append(Failed(folder, str(record.get("error")), record.get("command")))
                 continue
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
-                cells.append(CellResult(folder, record, summary, list(csv.DictReader(file))))
+            cells.append(CellResult(folder, record, summary, read_rows(folder / "results.csv")))
         except (OSError, ValueError, AttributeError) as error:
             failed.append(Failed(folder, f"unreadable: {error}"))
     return cells, failed

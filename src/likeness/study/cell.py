@@ -10,15 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from likeness import models
-from likeness.config import AXES, Sweep, to_plain
+from likeness import dreambooth, models
+from likeness.config import AXES, Sweep, to_plain, train_of
 from likeness.errors import InputError
-from likeness.study import cells, environment, place
-from likeness.study.plan import EditPlan, label, plan_edit
+from likeness.study import cells, environment, failures, place, progress
+from likeness.study.plan import EditPlan, plan_edit
 
 log = logging.getLogger(__name__)
-# Measured on 2 CPU cores: pictures of 128 px drawn per second at 50 DDIM steps with guidance.
-SECONDS_PER_PICTURE = {"paperdoll": 1.3}
+ABANDONED = 600  # seconds after which a half-written folder belongs to a process that was killed
 
 
 def train_command(sweep: Sweep, overrides: list[str]) -> str:
@@ -33,44 +32,58 @@ def train_command(sweep: Sweep, overrides: list[str]) -> str:
 
 
 def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
-    """Draw and record one cell and point to it from the run folder; return its folder (None for a dry run)."""
-    plan = plan_edit(sweep)
-    command = train_command(sweep, overrides)
-    if sweep.dry_run:
-        _dry_run(sweep, plan, command)
-        return None
-    from likeness import metrics
+    """Draw and record one cell and point to it from the run folder; return its folder (None for a dry run).
 
-    models.check_available(place.model_source(sweep.model))
-    metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net)
-    finetuned = place.need_finetuned(sweep, command)
-    cell = _Cell(sweep, plan, finetuned, overrides)
-    if cells.is_done(cell.folder) and not sweep.overwrite:
-        print(f"already there: {cell.folder}")
-    else:
-        cell.run(run_dir)
-    _point_to(run_dir, cell.folder)
+    Whatever goes wrong is recorded with its error before it is raised: in the cell's folder, or in the job's where
+    it went wrong before there was a cell. Running the same command again draws what is missing.
+    """
+    if sweep.dry_run:
+        from likeness.study.dry_run import dry_run
+
+        dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides))
+        return None
+    started, cell, drawn = time.perf_counter(), None, False
+    try:
+        cell = _prepare(sweep, run_dir, overrides)
+        drawn = cell.run(run_dir)
+    except Exception as error:
+        if type(error) is ValueError:  # Prompt-to-Prompt knows nothing of ours: what the user typed
+            error = InputError(str(error)).with_traceback(error.__traceback__)
+        _record_failure(sweep, cell, run_dir, overrides, error)
+        raise error
+    finally:
+        progress.advance(time.perf_counter() - started, drawn)
+    failures.point_to(run_dir, cell.folder)
     return cell.folder
 
 
-def _dry_run(sweep: Sweep, plan: EditPlan, command: str) -> None:
-    from likeness.dreambooth import is_finished
+def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
+    """Check all that has to be there, cheapest first, and return the cell that can be drawn."""
+    from likeness import metrics
 
-    folder = place.model_folder(sweep)
-    seconds = SECONDS_PER_PICTURE.get(sweep.model.name)
-    pictures = 3 * len(sweep.seeds)
-    steps = sweep.sampler.num_inference_steps / 50
-    print(f"{sweep.subject.name} · {sweep.edit.name} · {label(plan.axes)} · {plan.operator}")
-    print(f"  source  {plan.source_prompt}")
-    print(f"  target  {plan.target_prompt}" + "".join(f"   [{w} x {v:g}]" for w, v in plan.weights))
-    print(f"  model   {folder}" + ("" if is_finished(folder) else f"   MISSING, make it with: {command}"))
-    time_ = f"about {pictures * seconds * steps:.0f} s on 2 CPU cores" if seconds else "time not known for this model"
-    print(f"  draws   {pictures} pictures ({len(sweep.seeds)} seeds x 3 arms), {time_}")
+    plan = plan_edit(sweep)
+    models.check_available(place.model_source(sweep.model))
+    metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net)
+    if sweep.train_missing and not dreambooth.is_finished(place.model_folder(sweep)):
+        from likeness.study.finetune import finetune_missing
+
+        finetune_missing(train_of(sweep), run_dir)
+    return _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
 
 
-def _point_to(run_dir: Path, folder: Path) -> None:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "cell.txt").write_text(f"{folder.resolve()}\n", encoding="utf-8")
+def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: list[str], error: Exception) -> None:
+    trace = None if isinstance(error, InputError) else "".join(traceback.format_exception(error))
+    shown = str(error) if trace is None else f"{type(error).__name__}: {error}"
+    if trace is not None:
+        log.error("%s failed:\n%s", cell.folder.name if cell else " ".join(overrides), trace)
+    try:
+        if cell is None:
+            failures.write(run_dir, sweep, overrides, shown, trace)
+        else:
+            cells.write_failed(cell.folder, cell.record("failed", error=shown, traceback=trace))
+            failures.point_to(run_dir, cell.folder)
+    except (InputError, OSError) as second:
+        log.error("the failure could not be recorded either: %s", second)
 
 
 def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, str]:
@@ -131,8 +144,10 @@ class _Cell:
             "backbones": self.suite.backbones,
             "directions": self.suite.directions,
             "weights": self.weights,
+            "data": place.trained_on(self.finetuned),
             "dtype": self.dtype,
             "device": self.device,
+            "hardware": environment.hardware(self.device),
             "command": environment.entry_command("sweep.py", self.overrides),
             "config": to_plain(sweep),
             "environment": environment.environment(),
@@ -141,48 +156,54 @@ class _Cell:
             **more,
         }
 
-    def run(self, run_dir: Path) -> None:
-        try:
-            self._run(run_dir)
-        except Exception as error:
-            if type(error) is ValueError:  # Prompt-to-Prompt knows nothing of ours: what the user typed
-                error = InputError(str(error)).with_traceback(error.__traceback__)
-            cells.write_failed(self.folder, self.record("failed", error=f"{type(error).__name__}: {error}"))
-            _point_to(run_dir, self.folder)
-            if not isinstance(error, InputError):
-                log.error("%s failed:\n%s", self.folder.name, traceback.format_exc())
-            raise error
-
-    def _run(self, run_dir: Path) -> None:
+    def run(self, run_dir: Path) -> bool:
+        """Draw, measure and record, unless it is done already; return whether anything was drawn."""
+        if cells.is_done(self.folder) and not self.sweep.overwrite:
+            print(f"already there: {self.folder}")
+            return False
+        if cells.is_torn(self.folder):
+            print(f"note: {self.folder} holds no readable cell; it is drawn again.")
+        cells.sweep_up(self.folder.parent, older_than=time.time() - ABANDONED)
         from likeness.study import draw, measure
 
         started = time.perf_counter()
         pipe = draw.load_cached(self.base, self.finetuned, self.weights, self.dtype, self.device)
         timing = {"load": time.perf_counter() - started}
-        sweep = self.sweep
-        key = {
-            "weights": self.weights,
-            "dtype": self.dtype,
-            "resolution": sweep.model.resolution,
-            "sampler": asdict(sweep.sampler) | {"name": None},
-        }
-        cache = draw.PictureCache(Path(sweep.out) / "pictures", key)
-        drawn = draw.draw_cell(pipe, sweep, self.plan, cache)
+        drawn = draw.draw_cell(pipe, self.sweep, self.plan, self._cache())
         started = time.perf_counter()
         measured = measure.measure(self.suite, drawn.pictures, self.plan)
         timing |= drawn.timing | {"measure": time.perf_counter() - started}
-        notices = drawn.notices + measure.grammar_notices(sweep, self.plan)
-        record = self.record("done", timing=timing, notices=notices)
-        with cells.CellWriter(self.folder) as writer:
+        notices = drawn.notices + measure.grammar_notices(self.sweep, self.plan)
+        record = self.record("done", timing=timing, notices=notices, drawn=drawn.count)
+        with cells.CellWriter(self.folder, replace=self.sweep.overwrite) as writer:
             rows = measure.write_cell(writer, record, drawn, measured)
             writer.commit()
         for notice in notices:
             print(f"note: {notice}")
         self._track(run_dir, record, rows)
         print(f"{self.folder}   {sum(timing.values()):.0f} s")
+        return True
+
+    def _cache(self):
+        from likeness.study.draw import PictureCache
+
+        key = {
+            "weights": self.weights,
+            "dtype": self.dtype,
+            "resolution": self.sweep.model.resolution,
+            "sampler": asdict(self.sweep.sampler) | {"name": None},
+        }
+        return PictureCache(Path(self.sweep.out) / "pictures", key)
 
     def _track(self, run_dir: Path, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Log to W&B; whatever goes wrong there costs nothing here."""
         from likeness.study import tracking
 
         summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        tracking.track_cell(self.sweep, run_dir, self.folder, record, rows, summary)
+        try:
+            tracking.track_cell(self.sweep, run_dir, self.folder, record, rows, summary)
+        except InputError:
+            raise
+        except Exception as error:
+            log.debug("tracking failed", exc_info=True)
+            print(f"W&B did not take {self.folder.name} ({type(error).__name__}: {error}); the cell itself is kept.")

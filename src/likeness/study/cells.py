@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from PIL import Image
 
 from likeness.config import Sweep, slug
 from likeness.errors import InputError
+from likeness.report.spreadsheet import write_rows
 from likeness.study.place import short_hash
 from likeness.study.plan import EditPlan, label
 
@@ -47,47 +51,78 @@ def cell_name(sweep: Sweep, plan: EditPlan, identity: dict[str, Any]) -> str:
     return "-".join((*parts, sweep.schedule.name, short_hash(identity)))
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record of a cell, or None where there is none or it is torn."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, or None where there is none or it is torn."""
     try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+    return value if isinstance(value, dict) else None
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a cell, or None where there is none or it is torn."""
+    record = read_json(folder / "record.json")
+    return record if record is not None and record.get("format") == FORMAT else None
 
 
 def is_done(folder: Path) -> bool:
     """Say whether a finished cell with all its pictures lies here."""
     record = read_record(folder)
-    if record is None or record.get("status") != "done" or not (folder / "grid.png").is_file():
+    if record is None or record.get("status") != "done" or read_json(folder / "summary.json") is None:
         return False
-    images = (f"seed{seed:04d}-{arm}.png" for seed in record["seeds"] for arm in ARMS)
-    return (folder / "summary.json").is_file() and all((folder / "images" / name).is_file() for name in images)
+    seeds = record.get("seeds")
+    if not isinstance(seeds, list) or not seeds:
+        return False
+    images = (f"images/seed{seed:04d}-{arm}.png" for seed in seeds for arm in ARMS)
+    return all((folder / name).is_file() for name in ("grid.png", "results.csv", *images))
+
+
+def is_torn(folder: Path) -> bool:
+    """Say whether something lies here that is neither a finished cell nor the record of a failed one."""
+    return folder.exists() and not is_done(folder) and (read_record(folder) or {}).get("status") != "failed"
+
+
+@contextlib.contextmanager
+def _alone(cells: Path) -> Iterator[None]:
+    """Let one process at a time move cells to their places; a killed one lets go by itself."""
+    with cells.with_name(f".{cells.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 class CellWriter:
     """Collect a cell's files beside its final place and move them there at once.
 
-    Used as a context manager: without `commit` nothing appears under the final name.
+    Used as a context manager: without `commit` nothing appears under the final name. A finished cell that is there
+    already is kept, unless `replace`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, replace: bool = False) -> None:
+        self.folder, self.replace = folder, replace
 
     def __enter__(self) -> CellWriter:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.part = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
         except OSError as error:
-            raise InputError(
-                f"cannot write into {self.folder.parent}: {error.strerror}. "
-                "Choose another output folder with out=..., or free some space."
-            ) from error
+            raise self._unwritable(error) from error
         self.part.chmod(0o755)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         shutil.rmtree(self.part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot write the cell {self.folder.name} into {self.folder.parent}: {error.strerror or error}. "
+            "Cells that are there already are kept. Free some space, or choose another folder with out=..., "
+            "then run the same command again."
+        )
 
     def image(self, name: str, image: Image.Image) -> str:
         path = self.part / name
@@ -100,10 +135,7 @@ class CellWriter:
         (self.part / name).write_text(text + "\n", encoding="utf-8")
 
     def csv(self, name: str, rows: list[dict[str, Any]]) -> None:
-        with (self.part / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(self.part / name, rows)
 
     def commit(self) -> None:
         """Move everything to its final place; a finished cell that another process wrote first is kept."""
@@ -111,15 +143,22 @@ class CellWriter:
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        if is_done(self.folder):
-            return
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        try:
+        with _alone(self.folder.parent):
+            if is_done(self.folder) and not self.replace:
+                return
+            old = self.part.with_name(f"{self.part.name}.old")
+            if self.folder.exists():
+                self.folder.rename(old)
             self.part.rename(self.folder)
-        except OSError:
-            if not is_done(self.folder):
-                raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_up(cells: Path, older_than: float) -> None:
+    """Remove what killed processes left half-written: hidden folders untouched since `older_than` (seconds, epoch)."""
+    for part in cells.glob(".*-????????.*"):
+        with contextlib.suppress(OSError):
+            if part.is_dir() and max(p.stat().st_mtime for p in (part, *part.rglob("*"))) < older_than:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def write_failed(folder: Path, record: dict[str, Any]) -> None:

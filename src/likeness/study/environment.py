@@ -11,7 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("likeness", "torch", "diffusers", "transformers", "accelerate", "peft", "lpips", "torchmetrics")
+PACKAGES = (
+    "likeness", "torch", "torchvision", "diffusers", "transformers", "tokenizers", "accelerate", "peft",
+    "safetensors", "lpips", "torchmetrics", "numpy", "pillow",
+)  # fmt: skip
 
 
 @functools.cache
@@ -44,6 +47,15 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return what the device is, and the thread count, on which the last bits of a CPU's sums depend."""
+    import torch
+
+    if device.startswith("cuda"):
+        return {"name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "threads": None}
+    return {"name": platform.processor() or platform.machine(), "cuda": None, "threads": torch.get_num_threads()}
 
 
 def command() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "model.txt").write_text(f"{folder.resolve()}\n", encoding="utf-8")
     print(f"fine-tuned model: {folder}   ({result.seconds:.0f} s, samples in {folder / 'samples'})")
+    return folder
+
+
+def finetune_missing(train: Train, run_dir: Path) -> Path:
+    """Fine-tune unless that is done; of several processes that need the same model one trains, the others wait."""
+    folder = place.model_folder(train)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not dreambooth.is_finished(folder):
+            finetune(train, run_dir, [])
     return folder
 
 

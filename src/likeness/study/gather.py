@@ -9,37 +9,32 @@ import argparse
 from pathlib import Path
 
 from likeness.errors import InputError
-from likeness.study.cells import read_record
+from likeness.report.records import read_cells
+from likeness.study import failures
 
 
 def cells_of(run_dir: Path) -> list[Path]:
-    """Return the cell folders a run folder points at, each once, in the order of its jobs."""
-    pointers = [run_dir / "cell.txt", *sorted(run_dir.glob("*/cell.txt"), key=_job_number)]
-    folders = [Path(p.read_text(encoding="utf-8").strip()) for p in pointers if p.is_file()]
-    return list(dict.fromkeys(f for f in folders if f.is_dir()))
-
-
-def _job_number(pointer: Path) -> tuple[int, str]:
-    name = pointer.parent.name
-    return (int(name), name) if name.isdigit() else (1 << 30, name)
+    """Return the cell folders a run folder points at, each once, in the order of its jobs; see `failures.jobs`."""
+    return failures.jobs(run_dir)
 
 
 def gather(run_dir: Path, title: str | None = None) -> Path | None:
-    """Print the table and write report.html into the run folder; None where no cell was drawn."""
+    """Print the table and what failed, and write report.html into the run folder; None where no cell was drawn."""
     folders = cells_of(run_dir)
-    if not folders:
-        return None
-    from likeness.report.page import write_report
-    from likeness.report.table import print_table
-
-    done = [f for f in folders if (read_record(f) or {}).get("status") == "done"]
-    failed = [f for f in folders if f not in done]
+    done, failed = read_cells(folders)
+    page = None
     if done:
-        print_table(done)
-    page = write_report(folders, run_dir / "report.html", title or run_dir.name)
-    for folder in failed:
-        print(f"failed: {folder.name}: {(read_record(folder) or {}).get('error')}")
-    print(f"report: {page}")
+        from likeness.report.page import write_report
+        from likeness.report.table import print_table
+
+        print_table([cell.folder for cell in done])
+        page = write_report(folders, run_dir / "report.html", title or run_dir.name)
+    for cell in failed if len(folders) > 1 else ():  # a single job says itself what went wrong
+        print(f"failed: {cell.folder.name}: {cell.error}")
+    if failed and len(folders) > 1:
+        print(f"{len(failed)} of {len(folders)} cells failed; the same command again draws only those.")
+    if page is not None:
+        print(f"report: {page}")
     return page
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from likeness import dreambooth, models
 from likeness.config import Model, PriorClass, Subject, Sweep, Train, slug
+from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.subjects import Photo, find_photos, photos_hash
 
@@ -130,3 +131,9 @@ def need_finetuned(config: Sweep, command: str) -> Path:
             f"Run first:\n  {command}"
         )
     return folder
+
+
+def trained_on(folder: Path) -> dict[str, Any]:
+    """Return what a fine-tuned model was made from: base weights, and each subject's prompts and photo hash."""
+    identity = (storage.read_json(folder / storage.SETTINGS) or {}).get("identity", {})
+    return {"folder": folder.name, "base": identity.get("model"), "subjects": identity.get("subjects", [])}

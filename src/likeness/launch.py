@@ -1,0 +1,120 @@
+"""What Hydra knows about a launch: its folder, its jobs, its launcher. Beside config.py the only reader of Hydra."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from likeness.errors import InputError
+
+# conf/hydra/launcher/joblib.yaml and its like are meant to lie over the plugins' own schemas of the same names.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra knows about the running job."""
+
+    directory: Path
+    overrides: list[str]
+    choices: dict[str, Any]
+
+
+def job() -> Job:
+    """Return the running job's folder, command-line overrides and group choices."""
+    hydra_config = HydraConfig.get()
+    groups = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
+    return Job(
+        Path(hydra_config.runtime.output_dir),
+        list(hydra_config.overrides.task),
+        {g: hydra_config.runtime.choices[g] for g in groups if g in hydra_config.runtime.choices},
+    )
+
+
+def one_line(error: InputError) -> Exception:
+    """Return the exception that Hydra prints as one message without a traceback."""
+    return CompactHydraException(str(error))
+
+
+def check_out(arguments: list[str]) -> None:
+    """Leave with one line if the output folder on the command line cannot be written; Hydra would trace back."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name != "out" or "," in value:
+            continue
+        folder = Path(value.strip("'\""))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SystemExit(
+                f"error: cannot write into out={folder}: {error.strerror}. Choose another folder, or free some space."
+            ) from error
+
+
+LAUNCHERS = {
+    "hydra_plugins.hydra_joblib_launcher": "joblib",
+    "hydra_plugins.hydra_submitit_launcher": "slurm",
+    "hydra_plugins.hydra_ray_launcher": "ray",
+}  # module of the launcher -> our extra that brings it
+IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def launcher_missing(target: str) -> str | None:
+    """Return how to install the launcher of this class, or None if it is there."""
+    for module, extra in LAUNCHERS.items():
+        if target.startswith(f"{module}."):
+            try:
+                found = importlib.util.find_spec(module)
+            except ModuleNotFoundError:  # not even hydra_plugins
+                found = None
+            if found is None:
+                return f"this launcher is not installed; run: uv pip install -e '.[{extra}]'"
+    return None
+
+
+def count_jobs(arguments: list[str], params: dict[str, Any]) -> int | None:
+    """Return how many jobs Hydra's own sweeper makes of these overrides; None where they are no finite choice.
+
+    As there: the command line's values of a key replace those of `hydra.sweeper.params`.
+    """
+    given = [f"{key}={value}" for key, value in params.items()] + arguments
+    counts: dict[str, int] = {}
+    for override in OverridesParser.create().parse_overrides(given):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            return None
+        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [None]
+        counts[override.get_key_element()] = len(values)
+    return math.prod(counts.values())
+
+
+class RememberFolder(Callback):
+    """Hydra callback: remember where this launch writes and how many jobs it makes, and refuse an absent launcher."""
+
+    folder: Path | None = None
+    started: Callable[[int], None] | None = None  # told the number of jobs, where this process runs them all
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        RememberFolder.folder = Path(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        RememberFolder.folder = Path(config.hydra.sweep.dir)
+        missing = launcher_missing(config.hydra.launcher._target_)
+        if missing:
+            raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings
+        jobs = count_jobs(list(config.hydra.overrides.task), dict(config.hydra.sweeper.get("params") or {}))
+        if RememberFolder.started and jobs and config.hydra.launcher._target_ == IN_PROCESS and not config.dry_run:
+            RememberFolder.started(jobs)

@@ -1,0 +1,142 @@
+"""What a sweep would do: cells, prompts, what is missing, and the time, as earlier cells took it. Draws nothing."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from likeness import metrics, models
+from likeness.config import Sweep, to_plain
+from likeness.dreambooth import is_finished
+from likeness.errors import InputError
+from likeness.study import cells, place
+from likeness.study.plan import EditPlan, label
+from likeness.study.progress import duration
+
+# Seconds for a picture of 128 px in 50 DDIM steps with guidance, measured on 2 CPU cores; until cells are recorded.
+SECONDS_PER_PICTURE = {"paperdoll": 1.3}
+# Configuration that changes nothing about a cell's pictures and numbers.
+ASIDE = ("logger", "out", "device", "experiment", "question", "dry_run", "overwrite", "train_missing")
+
+
+@dataclass
+class Total:
+    """What all dry runs of this process add up to."""
+
+    cells: int = 0
+    there: int = 0
+    seconds: float = 0.0
+    unknown: int = 0  # cells whose time nothing tells
+    missing: dict[str, str] | None = None  # what is missing -> what to do
+
+
+TOTAL = Total()
+
+
+def dry_run(sweep: Sweep, plan: EditPlan, command: str) -> None:
+    """Print one cell and add it to the total."""
+    TOTAL.cells += 1
+    missing = what_is_missing(sweep, command)
+    TOTAL.missing = (TOTAL.missing or {}) | missing
+    pictures = 3 * len(sweep.seeds)
+    print(f"{sweep.subject.name} · {sweep.edit.name} · {label(plan.axes)} · {plan.operator}")
+    print(f"  source  {plan.source_prompt}")
+    print(f"  target  {plan.target_prompt}" + "".join(f"   [{w} x {v:g}]" for w, v in plan.weights))
+    for what, remedy in missing.items():
+        print(f"  MISSING {what}\n          {remedy}")
+    done = recorded_cell(sweep)
+    if done is not None:
+        TOTAL.there += 1
+        print(f"  draws   nothing: already there in {done}")
+        return
+    seconds, source = expected_seconds(sweep)
+    if seconds is None:
+        TOTAL.unknown += 1
+    else:
+        TOTAL.seconds += seconds
+    time_ = source if seconds is None else f"about {duration(seconds)} {source}"
+    print(f"  draws   {pictures} pictures ({len(sweep.seeds)} seeds x 3 arms), {time_}")
+
+
+def what_is_missing(sweep: Sweep, command: str) -> dict[str, str]:
+    """Return what has to be there before this cell can be drawn and is not, and what to do about it."""
+    missing = {}
+    checks = {
+        f"base model {sweep.model.source}": lambda: models.check_available(place.model_source(sweep.model)),
+        f"metrics {sweep.metrics.name}": lambda: metrics.check_available(
+            sweep.metrics.name, lpips_net=sweep.metrics.lpips_net
+        ),
+    }
+    for what, check in checks.items():
+        try:
+            check()
+        except InputError as error:
+            missing[what] = str(error)
+    if f"base model {sweep.model.source}" in missing and sweep.model.source == "embedded":
+        return missing  # the fine-tuned model's name holds the hash of these weights
+    folder = place.model_folder(sweep)
+    if not is_finished(folder):
+        remedy = f"trained first (train_missing=true), or: {command}" if sweep.train_missing else f"make it: {command}"
+        missing[f"fine-tuned model {folder}"] = remedy
+    return missing
+
+
+def expected_seconds(sweep: Sweep) -> tuple[float | None, str]:
+    """Return how long this cell will take and where that is known from; None where nothing tells."""
+    work = 3 * len(sweep.seeds) * sweep.sampler.num_inference_steps
+    alike = [r for r in records(sweep.out) if (r.get("axes") or {}).get("model") == sweep.model.name]
+    if alike:
+        device = alike[-1]["device"]
+        costs = [c for r in alike if r["device"] == device and (c := _seconds_per_step(r)) is not None]
+        if costs:
+            return median(costs) * work, f"on {device} (median of {len(costs)} recorded cells)"
+    if sweep.model.name in SECONDS_PER_PICTURE:
+        return SECONDS_PER_PICTURE[sweep.model.name] * work / 50, "on 2 CPU cores"
+    return None, "time not known: no cell of this model is recorded yet"
+
+
+def _seconds_per_step(record: dict[str, Any]) -> float | None:
+    """Return what one picture and step took, in a cell that drew anything."""
+    drawn, timing = record.get("drawn"), record.get("timing") or {}
+    steps = (record.get("sampler") or {}).get("num_inference_steps")
+    if not drawn or not steps:
+        return None
+    seconds = sum(timing.get(part, 0.0) for part in ("draw", "decode", "measure"))
+    return seconds / (drawn * steps)
+
+
+@functools.lru_cache(maxsize=4)
+def records(out: str) -> list[dict[str, Any]]:
+    """Return the records of finished cells under an output folder, oldest first; read once per process."""
+    paths = sorted((Path(out) / "cells").glob("[!.]*/record.json"), key=lambda p: p.stat().st_mtime)
+    found = [(cells.read_record(path.parent), path.parent) for path in paths]
+    return [record | {"folder": folder} for record, folder in found if record and record.get("status") == "done"]
+
+
+@functools.lru_cache(maxsize=4)
+def _by_config(out: str) -> dict[str, Path]:
+    return {_key(record["config"]): record["folder"] for record in records(out) if "config" in record}
+
+
+def recorded_cell(sweep: Sweep) -> Path | None:
+    """Return the finished cell of this configuration, if there is one."""
+    return _by_config(sweep.out).get(_key(to_plain(sweep)))
+
+
+def _key(config: dict[str, Any]) -> str:
+    return json.dumps({k: v for k, v in config.items() if k not in ASIDE}, sort_keys=True, default=str)
+
+
+def print_total() -> None:
+    """Print what the dry runs of this process add up to; nothing where there was none."""
+    if not TOTAL.cells:
+        return
+    to_draw = TOTAL.cells - TOTAL.there
+    time_ = f"about {duration(TOTAL.seconds)}" if TOTAL.unknown < to_draw or not to_draw else "time not known"
+    print(f"\n{TOTAL.cells} cells: {TOTAL.there} there, {to_draw} to draw, {time_}")
+    for what, remedy in (TOTAL.missing or {}).items():
+        print(f"missing: {what}\n  {remedy}")

@@ -1,0 +1,50 @@
+"""What a job leaves in its run folder: a pointer to its cell, or the error that came before there was a cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from likeness.config import Sweep, to_plain
+from likeness.report.records import FAILED
+from likeness.study import environment
+
+POINTER = "cell.txt"
+
+
+def point_to(run_dir: Path, cell: Path) -> None:
+    """Point from a job's folder to its cell, finished or failed."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / FAILED).unlink(missing_ok=True)
+    (run_dir / POINTER).write_text(f"{cell.resolve()}\n", encoding="utf-8")
+
+
+def write(run_dir: Path, sweep: Sweep, overrides: list[str], error: str, trace: str | None) -> None:
+    """Record why a job came to no cell: a model that is missing, prompts that mean nothing, no space."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / POINTER).unlink(missing_ok=True)
+    record = {
+        "status": "failed",
+        "error": f"{sweep.subject.name}, edit={sweep.edit.name}: {error}",
+        "traceback": trace,
+        "command": environment.entry_command("sweep.py", overrides),
+        "config": to_plain(sweep),
+        "environment": environment.environment(),
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=True, default=str)
+    (run_dir / FAILED).write_text(text + "\n", encoding="utf-8")
+
+
+def jobs(run_dir: Path) -> list[Path]:
+    """Return the cell that each job of a run folder points at, or the job's own folder where it left an error."""
+    folders = []
+    for job in (run_dir, *sorted((p for p in run_dir.glob("*") if p.is_dir()), key=_number)):
+        if (job / POINTER).is_file():
+            folders.append(Path((job / POINTER).read_text(encoding="utf-8").strip()))
+        elif (job / FAILED).is_file():
+            folders.append(job)
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def _number(job: Path) -> tuple[int, str]:
+    return (int(job.name), job.name) if job.name.isdigit() else (1 << 30, job.name)
