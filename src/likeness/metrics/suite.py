@@ -52,11 +52,10 @@ class Suite:
     def directions(self) -> dict[str, str]:
         return {name: definitions.direction(name) for name in self.backbones}
 
-    def described(self, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the backbone and the direction of each measured name, those of regions included."""
-        names = list(names)
+    def described(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return the `backbones` and `directions` of measured names, those of regions included."""
         found = {name: self.backbones[definitions.base_name(name)] for name in names}
-        return found, {name: definitions.direction(name) for name in names}
+        return {"backbones": found, "directions": {name: definitions.direction(name) for name in found}}
 
     def measure(
         self, source: Tensor, edited: Tensor, source_prompt: str, target_prompt: str, masks: Regions | None = None

@@ -171,10 +171,11 @@ class _Cell:
         timing = {"load": time.perf_counter() - started}
         drawn = draw.draw_cell(pipe, self.sweep, self.plan, self._cache())
         started = time.perf_counter()
-        measured = measure.measure(self.suite, drawn.pictures, self.plan)
+        measured = measure.measure(self.suite, drawn.pictures, self.plan, drawn.regions)
         timing |= drawn.timing | {"measure": time.perf_counter() - started}
         notices = drawn.notices + measure.grammar_notices(self.sweep, self.plan)
-        record = self.record("done", timing=timing, notices=notices, drawn=drawn.count)
+        named = self.suite.described(measured["with"])
+        record = self.record("done", timing=timing, notices=notices, drawn=drawn.count, **named)
         with cells.CellWriter(self.folder, replace=self.sweep.overwrite) as writer:
             rows = measure.write_cell(writer, record, drawn, measured)
             writer.commit()

@@ -39,6 +39,7 @@ class Drawn:
     notices: list[str] = field(default_factory=list)
     attention: dict[str, Image.Image] = field(default_factory=dict)
     masks: dict[str, Image.Image] = field(default_factory=dict)
+    regions: dict[str, list[np.ndarray]] = field(default_factory=dict)  # where the edit acted, one mask per seed
 
 
 @functools.lru_cache(maxsize=1)
@@ -182,8 +183,12 @@ def _decode(pipe, latents: torch.Tensor, drawn: Drawn) -> list[np.ndarray]:
 
 def _keep_extras(p2p, sweep: Sweep, plan: EditPlan, seeds, source, edited, drawn: Drawn) -> None:
     from likeness.study.overlays import attention_overlays, mask_overlays
+    from likeness.study.regions import edited_regions
 
     if sweep.show_attention and not drawn.attention:
         drawn.attention.update(attention_overlays(p2p, plan, source[0], edited[0]))
     if sweep.edit.blend is not None:
         drawn.masks.update(mask_overlays(p2p, seeds, edited))
+    acted = edited_regions(p2p, plan, sweep.edit, len(seeds), attention=sweep.show_attention)
+    for name, masks in acted.items():
+        drawn.regions.setdefault(name, []).extend(masks)

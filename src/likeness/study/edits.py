@@ -37,7 +37,12 @@ def local_blend(plan: EditPlan, edit: Edit) -> Any:
         return None
     from likeness.prompt_to_prompt import LocalBlend
 
-    words = edit.blend.words or [_swapped(plan, 0), _swapped(plan, 1)]
+    words = edit.blend.words or [swapped_words(plan, 0), swapped_words(plan, 1)]
+    if not all(words):
+        raise InputError(
+            "LocalBlend does not know which words to follow in this edit: give "
+            "edit.blend.words=[[word of the source],[word of the target]]."
+        )
     if len(words) != 2:
         raise InputError(f"edit.blend.words needs two lists, for source and target; it has {len(words)}.")
     return LocalBlend(
@@ -48,17 +53,12 @@ def local_blend(plan: EditPlan, edit: Edit) -> Any:
     )
 
 
-def _swapped(plan: EditPlan, side: int) -> list[str]:
+def swapped_words(plan: EditPlan, side: int) -> list[str]:
+    """Return the words that only the source (side 0) or only the target (side 1) has where phrases were swapped."""
     other = [set(phrases[1 - side].split()) for phrases in plan.swaps]
-    words = [
+    return [
         word
         for phrases, shared in zip(plan.swaps, other, strict=True)
         for word in phrases[side].split()
         if word not in shared and word not in ("a", "an", "the")
     ]
-    if not words:
-        raise InputError(
-            "LocalBlend does not know which words to follow in this edit: give "
-            "edit.blend.words=[[word of the source],[word of the target]]."
-        )
-    return words

@@ -21,22 +21,21 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def measure(suite, pictures: dict[str, list[np.ndarray]], plan: EditPlan) -> Measured:
+def measure(
+    suite, pictures: dict[str, list[np.ndarray]], plan: EditPlan, masks: dict[str, list[np.ndarray]] | None = None
+) -> Measured:
     """Return every metric of every arm against the source of the same seed.
 
-    The source arm is measured against itself and its own prompt, so that its `clip_t` and probe readings are
-    in the table; where a metric compares with the source it says what no change at all would give.
+    `masks`: boolean (y, x) per seed, by what they are, for metrics inside and outside of them. The source arm is
+    measured against itself and its own prompt, so that its `clip_t` and probe readings are in the table; where a
+    metric compares with the source it says what no change at all would give.
     """
-    source = to_tensor(pictures["source"])
-    prompts = {"source": plan.source_prompt, "without": plan.target_prompt, "with": plan.target_prompt}
+    arms = {arm: to_tensor(pictures[arm]) for arm in ARMS}
+    regions = {name: torch.from_numpy(np.stack(per_seed)) for name, per_seed in (masks or {}).items()}
+    measured = suite.measure_arms(arms, plan.source_prompt, plan.target_prompt, regions)
     return {
-        arm: {
-            name: [_number(v) for v in values.tolist()]
-            for name, values in suite.measure(
-                source, to_tensor(pictures[arm]), plan.source_prompt, prompts[arm]
-            ).items()
-        }
-        for arm in ARMS
+        arm: {name: [_number(v) for v in values.tolist()] for name, values in metrics.items()}
+        for arm, metrics in measured.items()
     }
 
 
