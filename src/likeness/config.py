@@ -38,6 +38,10 @@ def _prompts() -> dict[str, str]:
     }
 
 
+def _other_class_prompts() -> list[str]:
+    return [f"photo of {who}" for who in ("a man", "a woman", "keanu reeves", "justin bieber")]
+
+
 @dataclass
 class Subject:
     name: str = MISSING
@@ -82,14 +86,15 @@ class Model:
 @dataclass
 class Method:
     name: str = MISSING
-    train_text_encoder: float = 0.0
+    train_text_encoder: Any = 0.0  # true, false, or the share of the steps after which it is frozen
     gradient_checkpointing: bool = False
+    compile: bool = False
     use_8bit_adam: bool = False
     ema_decay: float | None = None
     lora_rank: int = 8
     lora_alpha: float | None = None
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
-    lora_text_encoder: float = 0.0
+    lora_text_encoder: Any = 0.0  # likewise
 
 
 @dataclass
@@ -103,12 +108,18 @@ class Schedule:
     train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
     max_grad_norm: float = 1.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_weight_decay: float = 0.01
+    adam_epsilon: float = 1e-8
     snr_gamma: float | None = None
     noise_offset: float = 0.0
     caption_dropout: float = 0.0
     cache_latents: bool = True
+    cache_text_embeddings: bool | None = None
     crops: int = 0
     flip: bool = False
+    ladder: int = 0  # number of checkpoints that are scored; the one on the knee is kept
     seed: int = 0
 
 
@@ -179,6 +190,8 @@ class Train(_Common):
     validation_every: int = 100
     checkpoint_every: int = 200
     sample_prompts: list[str] = field(default_factory=list)
+    sample_num_inference_steps: int = 25
+    other_class_prompts: list[str] = field(default_factory=_other_class_prompts)  # bleeding is measured on them
     dry_run: bool = False
 
 
@@ -219,6 +232,8 @@ register()
 def to_train(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Train:
     """Turn the composed configuration into a checked `Train`; InputError says what is wrong."""
     train = _typed(cfg, Train, choices)
+    if train.sample_num_inference_steps < 1:
+        raise InputError("sample_num_inference_steps must be at least 1.")
     for name in ("sample_every", "validation_every", "checkpoint_every"):
         if getattr(train, name) < 0:
             raise InputError(f"{name} must be 0 (never) or a number of steps, not {getattr(train, name)}.")
@@ -283,7 +298,16 @@ def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any
     except OmegaConfBaseException as error:
         raise InputError(str(error).splitlines()[0]) from error
     _one_of("logger.mode", typed.logger.mode, LOGGER_MODES)
+    for name in ("train_text_encoder", "lora_text_encoder"):
+        setattr(typed.method, name, _share(f"method.{name}", getattr(typed.method, name)))
     return typed
+
+
+def _share(name: str, value: Any) -> float:
+    """Return true, false or a share of the steps as a number."""
+    if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
+        raise InputError(f"{name}={value} must be true, false, or a share of the steps between 0 and 1.")
+    return float(value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
