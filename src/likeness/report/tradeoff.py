@@ -1,0 +1,162 @@
+"""How edit success and structure kept trade as settings move: every setting a point, the Pareto front, one chosen.
+
+python -m likeness.report.tradeoff outputs/runs/2026-01-01_10-00-00_sweep [--svg map.svg] [--markdown table.md]
+
+The chosen point is the one of the front nearest to the ideal corner, both axes scaled to the range of all points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from likeness.errors import InputError
+from likeness.report.plot import pareto
+from likeness.report.records import CellResult, by_backbones, pooled, read_cells
+from likeness.report.varying import EDITING, NAMES, number_of, setting, varying
+
+SUCCESS = ("edit_success", "clip_t")  # the first that was measured
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting, pooled over the pictures of its cells: share of success (or clip_t), and LPIPS or the like."""
+
+    values: tuple[str, ...]  # of the varying settings, in their order
+    success: float
+    lost: float  # lower means that more is kept
+    n: int
+    interval: tuple[float | None, float | None]  # of `lost`, with minus without
+
+
+@dataclass(frozen=True)
+class Map:
+    """All points of a sweep measured alike."""
+
+    settings: list[str]
+    metrics: tuple[str, str]  # of success and of what is lost
+    points: list[Point]
+    plain: list[Point]  # re-prompting, for each combination of the settings it knows
+    front: list[int]
+    chosen: int
+    backbones: str
+
+
+def trade(cells: Sequence[CellResult], lost: str = "lpips") -> Map:
+    """Return the map of cells measured with the same backbones.
+
+    Raises InputError where nothing varies, nothing was measured, or numbers would be pooled that must not be.
+    """
+    settings = varying(cells)
+    if not settings:
+        raise InputError("these cells do not differ in any setting: sweep a window, a threshold or a schedule.")
+    success = next((name for name in SUCCESS if all(cell.mean(name, "with") is not None for cell in cells)), None)
+    if success is None or any(cell.mean(lost, "with") is None for cell in cells):
+        raise InputError(f"not all of these cells were measured with {lost} and one of {', '.join(SUCCESS)}.")
+    points = _points(cells, settings, "with", success, lost)
+    shared = [path for path in settings if path not in EDITING]
+    plain = _points(cells, shared, "without", success, lost)
+    front = pareto([(point.lost, point.success) for point in points])
+    return Map(settings, (success, lost), points, plain, front, chosen(points, front), cells[0].backbones)
+
+
+def _points(cells: Sequence[CellResult], settings: list[str], arm: str, success: str, lost: str) -> list[Point]:
+    groups: dict[tuple[str, ...], list[CellResult]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(setting(cell, path) for path in settings), []).append(cell)
+    points = []
+    for values, members in sorted(groups.items(), key=lambda item: [number_of(v) for v in item[0]]):
+        _refuse_mixtures(members)
+        happened, kept = pooled(members, success), pooled(members, lost)
+        if happened is None or kept is None:
+            raise InputError(f"nothing to pool for {', '.join(values)}: draw its cells again.")
+        difference = kept["difference"]
+        interval = (difference["low"], difference["high"])
+        points.append(Point(values, happened[arm], kept[arm], difference["n"], interval))
+    return points
+
+
+def _refuse_mixtures(members: Sequence[CellResult]) -> None:
+    """Refuse to average one subject's results over different weights or package versions."""
+    seen: dict[str, CellResult] = {}
+    for cell in members:
+        first = seen.setdefault(cell.axes["subject"], cell)
+        versions = [(c.record.get("environment") or {}).get("packages") for c in (first, cell)]
+        if first.record.get("weights") != cell.record.get("weights") or versions[0] != versions[1]:
+            raise InputError(
+                f"{first.folder.name} and {cell.folder.name} come from different weights or package versions and "
+                "are not averaged. Give the run folder of one sweep, or draw the older cells again."
+            )
+
+
+def chosen(points: Sequence[Point], front: Sequence[int]) -> int:
+    """Return the point of the front nearest to the ideal corner."""
+
+    def scaled(values: list[float], value: float) -> float:
+        return (value - min(values)) / (max(values) - min(values) or 1.0)
+
+    lost, success = [p.lost for p in points], [p.success for p in points]
+    return min(front, key=lambda i: math.hypot(scaled(lost, points[i].lost), 1 - scaled(success, points[i].success)))
+
+
+def markdown(made: Map) -> str:
+    """Return every setting as a row, points of the front marked, the chosen one in bold."""
+    heads = [NAMES[path] for path in made.settings]
+    lines = [
+        f"| {' | '.join(heads)} | n | {made.metrics[0]} | {made.metrics[1]} | with − without [95 %] | |",
+        "|---" * (len(heads) + 5) + "|",
+    ]
+    for index, point in enumerate(made.points):
+        mark = "**chosen**" if index == made.chosen else "front" if index in made.front else ""
+        low, high = point.interval
+        shown = "–" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
+        cells = [*point.values, str(point.n), f"{point.success:.2f}", f"{point.lost:.3f}", shown, mark]
+        lines.append(f"| {' | '.join(cells)} |")
+    for point in made.plain:
+        names = [path for path in made.settings if path not in EDITING]
+        known = dict(zip(names, point.values, strict=True))
+        values = [known.get(path, "re-prompting") for path in made.settings]
+        lines.append(f"| {' | '.join(values)} | {point.n} | {point.success:.2f} | {point.lost:.3f} | – | |")
+    return "\n".join([*lines, "", f"Measured with {made.backbones}."])
+
+
+def maps_of(places: Sequence[Path], lost: str) -> list[Map]:
+    """Return one map for each set of backbones found under the places."""
+    from likeness.results import cells_under
+
+    cells, _ = read_cells(cells_under(places))
+    if not cells:
+        raise InputError(f"no finished cell under {', '.join(map(str, places))}: run sweep.py first.")
+    return [trade(members, lost) for members in by_backbones(cells).values()]
+
+
+def main(argv: list[str] | None = None) -> None:
+    from likeness.report.tradeoff_plot import draw_map
+
+    parser = argparse.ArgumentParser(prog="likeness.report.tradeoff", description=__doc__)
+    parser.add_argument("places", nargs="+", type=Path, help="run folders of a sweep over settings, or single cells")
+    parser.add_argument("--lost", default="lpips", help="metric of what is lost, lower is better (default: lpips)")
+    parser.add_argument("--svg", type=Path, help="draw the map here")
+    parser.add_argument("--markdown", type=Path, help="write the table here instead of printing it")
+    arguments = parser.parse_args(argv)
+    try:
+        maps = maps_of(arguments.places, arguments.lost)
+        if arguments.svg and len(maps) > 1:
+            raise InputError("these cells were measured with different backbones; one map shows one kind.")
+        text = "\n\n".join(markdown(made) for made in maps)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+    if arguments.svg:
+        arguments.svg.write_text(draw_map(maps[0]), encoding="utf-8")
+        print(arguments.svg)
+    if arguments.markdown:
+        arguments.markdown.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What sets the cells of a sweep apart beside subject and prompts: injection windows, training steps, sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from likeness.report.records import CellResult
+
+# Where a setting is in a record's configuration -> what tables and plots call it.
+EDITING = {
+    "edit.cross_replace_steps": "cross",
+    "edit.self_replace_steps": "self",
+    "edit.self_replace_resolution": "self up to",
+    "edit.blend.threshold": "blend",
+    "edit.blend.start": "blend from",
+    "edit.behaviour": "behaviour",
+}
+DRAWING = {
+    "model.name": "model",
+    "method.name": "method",
+    "prior_class.name": "prior class",
+    "schedule.num_train_steps": "training steps",
+    "schedule.learning_rate": "learning rate",
+    "schedule.seed": "training seed",
+    "sampler.scheduler": "sampler",
+    "sampler.num_inference_steps": "sampling steps",
+    "sampler.guidance_scale": "guidance",
+}  # these decide the pictures of re-prompting too
+NAMES = DRAWING | EDITING
+
+
+def setting(cell: CellResult, path: str) -> str:
+    """Return a setting of a cell as a short text; a dash where the cell has no such thing."""
+    value: Any = cell.record["config"]
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, list) and len(value) == 2:
+        return f"{value[0]:g}–{value[1]:g}"
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def varying(cells: Sequence[CellResult]) -> list[str]:
+    """Return the settings that are not the same in all cells, what re-prompting shares first."""
+    with_config = [cell for cell in cells if isinstance(cell.record.get("config"), dict)]
+    return [path for path in NAMES if len({setting(cell, path) for cell in with_config}) > 1]
+
+
+def number_of(text: str) -> tuple[float, str]:
+    """Return a key that sorts "0–0.4" and "200" by their last number."""
+    try:
+        return float(text.rsplit("–", 1)[-1]), text
+    except ValueError:
+        return float("-inf"), text
