@@ -78,8 +78,12 @@ def _reference_replace_mapper(tokenizer: Any, source: str, target: str, position
     mapper = torch.zeros(positions, positions)
     i = j = 0
     while i < positions and j < positions:
-        if pairs and pairs[0][0] and pairs[0][0][0] == i:
+        if pairs and not pairs[0][0]:
+            raise _not_found(a[swapped[-len(pairs)]], source)
+        if pairs and pairs[0][0][0] == i:
             old, new = pairs.pop(0)
+            if not new or max(old + new) >= positions:
+                raise _not_found(b[swapped[-len(pairs) - 1]], target)
             hand_over(mapper, old, new)
             i, j = i + len(old), j + len(new)
             continue
@@ -89,20 +93,27 @@ def _reference_replace_mapper(tokenizer: Any, source: str, target: str, position
     return mapper
 
 
+def _not_found(word: str, prompt: str) -> ValueError:
+    return ValueError(
+        f"the reference's look-up does not find the swapped word {word!r} in {prompt!r}: double spaces, characters "
+        "that are not in the tokens, or the last position are in its way. Use behaviour=corrected."
+    )
+
+
 def refine_mapper(tokenizer: Any, source: str, target: str, behaviour: str = "corrected") -> tuple[Tensor, Tensor]:
     """Return (mapper, alphas), both (77,): the source token of each target token, and 1 where there is one.
 
     Tokens are paired by Needleman-Wunsch alignment; a target token without a partner has mapper -1, alpha 0
     and keeps its own map. Padding takes the source's padding; in the reference behaviours it takes whatever
-    stands at the same position, which is a word if the source is longer.
+    stands at the same position, which is a word if the source is longer, and a longer source is not refused.
     """
     positions = tokenizer.model_max_length
     if behaviour == "corrected":
         a, b = read_prompt(tokenizer, source).ids, read_prompt(tokenizer, target).ids
     else:
         a, b = encode(tokenizer, source), encode(tokenizer, target)
-    if len(b) > positions or len(a) > positions:
-        raise ValueError(f"a prompt has {max(len(a), len(b))} tokens; the model reads {positions}. Shorten it.")
+    if len(b) > positions:
+        raise ValueError(f"the prompt {target!r} has {len(b)} tokens; the model reads {positions}. Shorten it.")
     mapper = torch.arange(positions)
     mapper[: len(b)] = torch.tensor(align(a, b))
     alphas = torch.ones(positions)

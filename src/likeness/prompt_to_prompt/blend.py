@@ -8,14 +8,16 @@ Shapes: p prompt (row 0 the source), i image, y x map pixels, t token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from likeness.prompt_to_prompt.words import need, read_prompt, reference_indices
+from likeness.prompt_to_prompt.schedule import steps_of
+from likeness.prompt_to_prompt.words import need, read_prompt, reference_positions
 
 Words = str | Sequence[str]
 
@@ -60,6 +62,10 @@ class Blender:
     thresholds: tuple[float, float]
     first_step: int
 
+    def to(self, device: Any) -> Blender:
+        removed = None if self.removed is None else self.removed.to(device)
+        return replace(self, selected=self.selected.to(device), removed=removed)
+
     def masks(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Return booleans (p, i, 1, h, w) from accumulated maps (p, i, y, x, t): where each prompt may differ."""
         chosen = region(maps, self.selected, size, pool=True) > self.thresholds[0]
@@ -77,6 +83,13 @@ def compile_blend(blend: LocalBlend, tokenizer: Any, prompts: Sequence[str], ste
             f"behaviour=reference_stable blends one target only, as its notebook does; got {len(prompts) - 1}. "
             "Use behaviour=corrected or reference_null."
         )
+    if behaviour == "reference_stable" and (
+        blend.start or blend.substruct_words is not None or not isinstance(blend.threshold, Real)
+    ):
+        raise ValueError(
+            "behaviour=reference_stable blends from the first step, with one threshold and no substruct_words, as its "
+            "notebook does. Set start=0 and one threshold, or use behaviour=corrected or reference_null."
+        )
     start = blend.start
     if start is None:
         start = 0.0 if behaviour == "reference_stable" else 0.2
@@ -87,7 +100,7 @@ def compile_blend(blend: LocalBlend, tokenizer: Any, prompts: Sequence[str], ste
         select(tokenizer, prompts, blend.words, behaviour, "words"),
         removed,
         blend.thresholds(),
-        int(start * steps),
+        steps_of((start, 1.0), steps, behaviour)[0],
     )
 
 
@@ -104,7 +117,7 @@ def select(tokenizer: Any, prompts: Sequence[str], words: Sequence[Words], behav
             if behaviour == "corrected":
                 tokens = need(read_prompt(tokenizer, prompt), word, f"LocalBlend {name}")
             else:
-                tokens = reference_indices(tokenizer, prompt, word)
+                tokens = reference_positions(tokenizer, prompt, word)
             chosen[row, tokens] = 1
     return chosen
 

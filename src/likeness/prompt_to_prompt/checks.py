@@ -10,8 +10,16 @@ import torch
 from likeness.prompt_to_prompt.control import Control
 from likeness.prompt_to_prompt.edits import Compiled, Edit, Replace, Reweight
 from likeness.prompt_to_prompt.solver import HISTORY
+from likeness.prompt_to_prompt.words import encode
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
+NO_STEP = "it injects nothing: in {steps} steps its windows for cross- and self-attention hold no step. Widen one."
+IDENTITY = (
+    "every swapped word has as many tokens as the new one, so maps are handed over one to one, and without "
+    "self-attention injection little structure is kept."
+)
+NO_WEIGHT = "weights act inside cross_replace_steps, which hold no step. Widen them."
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -24,51 +32,68 @@ def check_pipeline(pipe: Any) -> None:
             f"{type(pipe.scheduler).__name__} is not supported; set pipe.scheduler to one of "
             f"{', '.join(HISTORY)} (SomeScheduler.from_config(pipe.scheduler.config))."
         )
+    if getattr(pipe.unet, "encoder_hid_proj", None) is not None:
+        raise ValueError(
+            "an IP-Adapter is loaded, whose attention is not text's: call pipe.unload_ip_adapter() first."
+        )
+    for name, processor in pipe.unet.attn_processors.items():
+        if type(processor).__name__ not in PLAIN_PROCESSORS:
+            raise ValueError(
+                f"{name} is a {type(processor).__name__}, which Prompt-to-Prompt cannot stand in for: call "
+                "pipe.unet.set_default_attn_processor() first."
+            )
     for module in pipe.unet.modules():
         if getattr(module, "fused_projections", False):
             raise ValueError("the UNet has fused QKV projections: call pipe.unfuse_qkv_projections() first.")
 
 
-def check_edits(edits: Sequence[Compiled], steps: int) -> None:
-    """Raise ValueError for an edit whose windows hold no step at all: it would draw the plain target."""
-    for edit in edits:
-        if edit.last_step() == 0:
-            raise ValueError(
-                f"the edit to {edit.target_prompt!r} injects nothing: in {steps} steps its cross_replace_steps and "
-                "self_replace_steps hold no step. Widen one of them."
-            )
+def check_edits(compiled: Sequence[Compiled], edits: Sequence[Edit], steps: int, behaviour: str) -> None:
+    """Raise ValueError for an edit that does nothing: windows of no step, or weights outside of every window.
+
+    The reference behaviours draw it all the same, and `edit_notices` says so.
+    """
+    if behaviour != "corrected":
+        return
+    for edit, spelled in zip(edits, compiled, strict=True):
+        if spelled.last_step() == 0:
+            raise ValueError(f"{name_of(edit, spelled)}: {NO_STEP.format(steps=steps)}")
+        if isinstance(edit, Reweight) and edit.changes_weights() and not spelled.crosses():
+            raise ValueError(f"{name_of(edit, spelled)}: {NO_WEIGHT}")
+
+
+def name_of(edit: Edit, compiled: Compiled) -> str:
+    return f"{type(edit).__name__} to {compiled.target_prompt!r}"
 
 
 def edit_notices(
-    compiled: Sequence[Compiled],
-    edits: Sequence[Edit],
-    prompts: Sequence[str],
-    tokenizer: Any,
-    behaviour: str,
+    compiled: Sequence[Compiled], edits: Sequence[Edit], source: str, tokenizer: Any, behaviour: str
 ) -> list[str]:
     """Say which edits can hardly change anything, and which windows are empty."""
     notices = []
     for edit, spelled in zip(edits, compiled, strict=True):
-        name = f"{type(edit).__name__} to {spelled.target_prompt!r}"
-        first, end = spelled.self_steps
-        crossing = any(part is not None for part in spelled.cross)
-        if not crossing:
-            notices.append(f"{name}: the cross-attention window holds no step; only self-attention is injected.")
-        if first == end:
-            notices.append(f"{name}: the self-attention window holds no step.")
-        if isinstance(edit, Replace) and first == end:
-            matrix, _ = edit.mapping(tokenizer, prompts[0], behaviour)
-            if torch.equal(matrix, torch.eye(len(matrix))):
-                notices.append(
-                    f"{name}: every swapped word has as many tokens as the new one, so maps are handed over one to "
-                    "one, and without self-attention injection little structure is kept."
-                )
+        found = window_notices(spelled)
         if isinstance(edit, Reweight):
-            if all((torch.as_tensor(w) == 1).all() for w in edit.weights.values()):
-                notices.append(f"{name}: every weight is 1, so nothing is re-weighted.")
-            elif not crossing:
-                raise ValueError(f"{name}: weights act inside cross_replace_steps, which hold no step. Widen them.")
+            if not edit.changes_weights():
+                found.append("every weight is 1, so nothing is re-weighted.")
+            elif not spelled.crosses():
+                found.append(NO_WEIGHT)
+        elif encode(tokenizer, source) == encode(tokenizer, spelled.target_prompt):
+            found.append("source and target are the same prompt to the model, so nothing is edited.")
+        elif isinstance(edit, Replace) and not spelled.injects_any_self():
+            matrix, _ = edit.mapping(tokenizer, source, behaviour)
+            if torch.equal(matrix, torch.eye(len(matrix))):
+                found.append(IDENTITY)
+        notices += [f"{name_of(edit, spelled)}: {notice}" for notice in found]
     return notices
+
+
+def window_notices(compiled: Compiled) -> list[str]:
+    """Say which windows hold no step."""
+    if compiled.last_step() == 0:
+        return [NO_STEP.format(steps=len(compiled.cross))]
+    if not compiled.crosses():
+        return ["the cross-attention window holds no step; only self-attention is injected."]
+    return [] if compiled.injects_any_self() else ["the self-attention window holds no step."]
 
 
 def mask_notices(control: Control) -> list[str]:

@@ -29,12 +29,12 @@ class Layer:
 
 @dataclass
 class Control:
-    """What the processors need to know; `begin` resets it for a sampling, `advance` moves it one step on."""
+    """What the processors need to know; `begin` resets it for a sampling, `at_step` moves it on."""
 
     edits: list[Compiled]
     blender: Blender | None = None
     store_maps: bool = False
-    self_limit: int | None = None  # injected up to so many pixels; None: half the latent side, see `begin`
+    self_limit: int | None = None  # injected up to so many pixels; None: half the latent side, see `limit`
     step: int = 0
     images: int = 1
     guided: bool = True
@@ -42,6 +42,8 @@ class Control:
     maps: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (p, i, q, t), summed over steps
     map_layers: frozenset[str] = frozenset()
     masks: list[Tensor] = field(default_factory=list)
+    injected: list[int] = field(default_factory=list)  # prompts that take the source's self-attention at this step
+    changed: list[tuple[int, Coefficients]] = field(default_factory=list)  # prompts with edited cross-attention
     calls: int = 0
 
     @property
@@ -54,8 +56,16 @@ class Control:
 
     def begin(self, rows: int, guided: bool, size: tuple[int, int], map_layers: frozenset[str]) -> None:
         """Start a sampling of `rows` latents of `size` (h, w); rows = prompts x images."""
-        self.step, self.images, self.guided, self.size = 0, rows // self.prompts, guided, size
+        self.images, self.guided, self.size = rows // self.prompts, guided, size
         self.maps, self.masks, self.map_layers = {}, [], map_layers
+        self.at_step(0)
+
+    def at_step(self, step: int) -> None:
+        """Move to a step, counted from 0."""
+        self.step, self.calls = step, 0
+        self.injected = [1 + i for i, edit in enumerate(self.edits) if edit.injects_self(step)]
+        parts = ((1 + i, edit.cross_at(step)) for i, edit in enumerate(self.edits))
+        self.changed = [(prompt, part) for prompt, part in parts if part is not None]
 
     def limit(self) -> int:
         """Return the largest number of pixels at which self-attention is injected."""
@@ -63,38 +73,26 @@ class Control:
             return self.self_limit
         return math.ceil(self.size[0] / 2) * math.ceil(self.size[1] / 2)
 
+    def acts_on(self, layer: Layer, pixels: int) -> bool:
+        """Say whether a layer of so many pixels is edited or recorded at this step."""
+        if layer.is_cross:
+            return bool(self.changed) or layer.name in self.map_layers
+        return bool(self.injected) and pixels <= self.limit()
+
     def rows(self, prompt: int) -> slice:
         """Return the rows of a prompt in the conditional half of a batch."""
         offset = self.prompts * self.images if self.guided else 0
         return slice(offset + prompt * self.images, offset + (prompt + 1) * self.images)
-
-    def cross(self, edit: int) -> Coefficients | None:
-        parts = self.edits[edit].cross
-        return parts[self.step] if self.step < len(parts) else None
-
-    def injecting(self, pixels: int) -> list[int]:
-        """Return the prompts whose self-attention is the source's at this step and resolution."""
-        if pixels > self.limit():
-            return []
-        return [1 + i for i, edit in enumerate(self.edits) if edit.injects_self(self.step)]
-
-    def changing(self) -> list[tuple[int, Coefficients]]:
-        """Return (prompt, coefficients) for every target whose cross-attention is edited at this step."""
-        found = ((1 + i, self.cross(i)) for i in range(len(self.edits)))
-        return [(prompt, part) for prompt, part in found if part is not None]
-
-    def is_over(self) -> bool:
-        """Say whether nothing is left to do in the rest of the sampling."""
-        return not self.records and all(self.step >= edit.last_step() for edit in self.edits)
 
     def record(self, layer: str, source: Tensor, own: dict[int, Tensor]) -> None:
         """Add head-averaged maps: of the source (i, q, t), and each target's own where they matter.
 
         What is stored of a target are its edited maps, as in the reference.
         """
+        parts = dict(self.changed)
         kept = [source]
         for prompt in range(1, self.prompts):
-            kept.append(edited_maps(source, own.get(prompt, source), self.cross(prompt - 1)))
+            kept.append(edited_maps(source, own.get(prompt, source), parts.get(prompt)))
         stacked = torch.stack(kept)
         self.maps[layer] = self.maps[layer] + stacked if layer in self.maps else stacked
 

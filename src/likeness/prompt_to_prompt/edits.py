@@ -17,7 +17,7 @@ from torch import Tensor
 
 from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
 from likeness.prompt_to_prompt.schedule import Window, Windows, cross_alphas, self_window
-from likeness.prompt_to_prompt.words import need, read_prompt, reference_indices
+from likeness.prompt_to_prompt.words import need, read_prompt, reference_positions
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Refine(Edit):
 
     def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
         mapper, alphas = refine_mapper(tokenizer, source, self.target_prompt, behaviour)
+        if mapper.max() >= len(mapper):
+            raise ValueError(
+                f"the prompt {source!r} has {int(mapper.max()) + 1} tokens; the model reads {len(mapper)}. Shorten it."
+            )
         matrix = torch.zeros(len(mapper), len(mapper))
         shared = alphas > 0
         matrix[mapper[shared], shared.nonzero()[:, 0]] = 1
@@ -69,6 +73,9 @@ class Reweight(Edit):
     weights: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     over: Edit | None = field(default=None, kw_only=True)
 
+    def changes_weights(self) -> bool:
+        return any((torch.as_tensor(weight) != 1).any() for weight in self.weights.values())
+
     def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
         target = target_of(self, source)
         if self.over is not None:
@@ -81,14 +88,22 @@ class Reweight(Edit):
 
 
 def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, Any], behaviour: str = "corrected") -> Tensor:
-    """Return the factor (t,) of every token. Corrected: an absent word raises ValueError, else it is ignored."""
+    """Return the factor (t,) of every token. Corrected: an absent word raises ValueError, else it is ignored.
+
+    Factors for each token of a word are the first notebook's; in its behaviour a single one in a list stands for
+    all of them. The second one takes one number for a word.
+    """
     factors = torch.ones(tokenizer.model_max_length)
     for word, weight in weights.items():
         if behaviour == "corrected":
             tokens = need(read_prompt(tokenizer, prompt), word, "a word to re-weight")
         else:
-            tokens = reference_indices(tokenizer, prompt, word)
+            tokens = reference_positions(tokenizer, prompt, word)
         factor = torch.as_tensor(weight, dtype=torch.float32)
+        if behaviour == "reference_stable" and factor.shape == (1,):
+            factor = factor[0]
+        if behaviour == "reference_null" and factor.ndim:
+            raise ValueError(f"behaviour=reference_null takes one number for {word!r}, not {weight!r}.")
         if factor.ndim and len(factor) != len(tokens):
             raise ValueError(
                 f"the weight of {word!r} holds {len(factor)} factors, but the word has {len(tokens)} tokens in "
@@ -113,6 +128,9 @@ class Coefficients:
     matrix: Tensor | None  # A (s, t)
     own: Tensor | None  # d (t,)
 
+    def to(self, device: Any) -> Coefficients:
+        return Coefficients(*(None if part is None else part.to(device) for part in (self.matrix, self.own)))
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -122,20 +140,34 @@ class Compiled:
     cross: list[Coefficients | None]
     self_steps: tuple[int, int]
 
+    def cross_at(self, step: int) -> Coefficients | None:
+        return self.cross[step] if step < len(self.cross) else None
+
     def injects_self(self, step: int) -> bool:
         return self.self_steps[0] <= step < self.self_steps[1]
+
+    def injects_any_self(self) -> bool:
+        return self.self_steps[1] > self.self_steps[0]
+
+    def crosses(self) -> bool:
+        return any(part is not None for part in self.cross)
 
     def last_step(self) -> int:
         """Return the first step from which on the edit does nothing."""
         active = [step + 1 for step, part in enumerate(self.cross) if part is not None]
-        first, end = self.self_steps
-        return max([0, *active, end if end > first else 0])
+        return max([0, *active, self.self_steps[1] if self.injects_any_self() else 0])
 
 
 def compile_edit(
-    edit: Edit, tokenizer: Any, source: str, num_inference_steps: int, evaluations: int, behaviour: str
+    edit: Edit,
+    tokenizer: Any,
+    source: str,
+    num_inference_steps: int,
+    evaluations: int,
+    behaviour: str,
+    device: Any = "cpu",
 ) -> Compiled:
-    """Turn an edit into its coefficients at each of `evaluations` UNet evaluations.
+    """Turn an edit into its coefficients at each of `evaluations` UNet evaluations, on the UNet's device.
 
     The two counts differ for PNDM only (51 and 50); corrected windows are fractions of the evaluations.
     """
@@ -148,7 +180,8 @@ def compile_edit(
     for alpha in alphas[:evaluations]:
         key = alpha.numpy().tobytes()
         if key not in by_row:
-            by_row[key] = coefficients(matrix, own, alpha)
+            found = coefficients(matrix, own, alpha)
+            by_row[key] = None if found is None else found.to(device)
         cross.append(by_row[key])
     return Compiled(target, cross, self_window(edit.self_replace_steps, count, behaviour))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from likeness.prompt_to_prompt.control import Control
-from likeness.prompt_to_prompt.words import Prompt, need
+from likeness.prompt_to_prompt.words import need, read_prompt
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class AttentionMaps:
     """Cross-attention maps averaged over steps, heads and the layers nearest 256 pixels; edited maps of targets."""
 
     control: Control
-    prompts: list[Prompt]
+    tokenizer: Any
+    prompts: list[str]
 
     def word(self, word: str, *, prompt: int = 0, image: int = 0) -> Tensor:
         """Return the map (y, x) of a word or phrase; values are attention probabilities averaged over its tokens.
@@ -25,7 +27,7 @@ class AttentionMaps:
         """
         if not self.control.maps:
             raise ValueError("no attention maps were stored: pass store_attention=True, and sample first.")
-        tokens = need(self.prompts[prompt], word, "a word to show")
+        tokens = need(read_prompt(self.tokenizer, self.prompts[prompt]), word, "a word to show")
         maps = self.control.averaged()[prompt, image]
         return maps[..., tokens].mean(-1) / max(1, self.control.step)
 

@@ -18,10 +18,9 @@ from likeness.prompt_to_prompt.blend import LocalBlend, compile_blend, mix
 from likeness.prompt_to_prompt.checks import check_edits, check_pipeline, edit_notices, mask_notices
 from likeness.prompt_to_prompt.control import Control
 from likeness.prompt_to_prompt.edits import Edit, compile_edit, target_of
-from likeness.prompt_to_prompt.layers import attention_layers, recorded_layers
+from likeness.prompt_to_prompt.layers import attention_layers, pixels, recorded_layers
 from likeness.prompt_to_prompt.maps import AttentionMaps, Masks
 from likeness.prompt_to_prompt.processor import EditedAttention
-from likeness.prompt_to_prompt.words import read_prompt
 
 REFERENCE_LIMITS = {"reference_stable": 16 * 16, "reference_null": 32 * 32}
 
@@ -37,13 +36,17 @@ class PromptToPrompt:
         limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
         self.control = Control([], store_maps=options["store_attention"], self_limit=limit)
         self.layers = attention_layers(pipe.unet)
-        self._installed = False
+        self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
+        self._installed: frozenset[str] = frozenset()
+        self._compiled: tuple[Any, ...] = ()
+        self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
+        self._awaited = False  # the callback of the last UNet evaluation
         steps = options["num_inference_steps"] or 50
         self._compile(steps, steps)
-        self.notices += edit_notices(self.control.edits, edits, prompts, pipe.tokenizer, self.behaviour)
-        read = [read_prompt(pipe.tokenizer, prompt) for prompt in prompts]
-        self.attention_maps, self.masks = AttentionMaps(self.control, read), Masks(self.control)
+        self.notices += edit_notices(self.control.edits, edits, prompts[0], pipe.tokenizer, self.behaviour)
+        self.attention_maps = AttentionMaps(self.control, pipe.tokenizer, prompts)
+        self.masks = Masks(self.control)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -77,28 +80,34 @@ class PromptToPrompt:
         images = self.options["images_per_prompt"]
         return [pictures[i * images : (i + 1) * images] for i in range(len(self.prompts))]
 
-    def _compile(self, num_inference_steps: int, evaluations: int) -> None:
+    def _compile(self, num_inference_steps: int, evaluations: int, device: Any = "cpu") -> None:
+        asked = (num_inference_steps, evaluations, torch.device(device))
+        if asked == self._compiled:
+            return
         tokenizer, source = self.pipe.tokenizer, self.prompts[0]
         self.control.edits = [
-            compile_edit(edit, tokenizer, source, num_inference_steps, evaluations, self.behaviour)
+            compile_edit(edit, tokenizer, source, num_inference_steps, evaluations, self.behaviour, device)
             for edit in self.edits
         ]
-        check_edits(self.control.edits, evaluations)
+        check_edits(self.control.edits, self.edits, evaluations, self.behaviour)
         blend = self.options["local_blend"]
         if blend is not None:
-            self.control.blender = compile_blend(blend, tokenizer, self.prompts, num_inference_steps, self.behaviour)
+            blender = compile_blend(blend, tokenizer, self.prompts, num_inference_steps, self.behaviour)
+            self.control.blender = blender.to(device)
+        self._compiled = asked
 
     def _before_unet(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sample = args[0] if args else kwargs["sample"]
-        timestep = float(args[1] if len(args) > 1 else kwargs["timestep"])
+        """See each UNet evaluation come. Timesteps are not read: on a GPU that would wait for it."""
         timesteps = self.pipe.scheduler.timesteps
-        if timestep == float(timesteps[0]):
-            self._begin(sample, len(timesteps))
-        elif timestep != float(timesteps[min(self.control.step, len(timesteps) - 1)]):
+        if timesteps is not self._timesteps:
+            self._begin(args[0] if args else kwargs["sample"], len(timesteps))
+            self._timesteps = timesteps
+        elif self._awaited:
             raise ValueError(
                 "the pipeline does not report its steps: call it as pipe(**p2p.inputs, ...), so that it gets "
                 "Prompt-to-Prompt's callback_on_step_end."
             )
+        self._awaited = True
 
     def _begin(self, sample: Tensor, evaluations: int) -> None:
         guided = bool(self.pipe.do_classifier_free_guidance)
@@ -116,7 +125,7 @@ class PromptToPrompt:
                 "source and targets start from different noise, so nothing can be kept: pass "
                 "latents=p2p.latents(noise), with the noise of each image."
             )
-        self._compile(self.pipe.scheduler.num_inference_steps, evaluations)
+        self._compile(self.pipe.scheduler.num_inference_steps, evaluations, sample.device)
         size = tuple(sample.shape[-2:])
         chosen = recorded_layers(self.layers, size, self.behaviour) if self.control.records else frozenset()
         self.control.begin(rows, guided, size, chosen)
@@ -129,7 +138,7 @@ class PromptToPrompt:
                 "Prompt-to-Prompt's attention processors were replaced while it was active (attention slicing "
                 "or xformers switched on inside the context?): do that before entering it."
             )
-        control.step, control.calls = step + 1, 0
+        self._awaited = False
         latents = given["latents"]
         if control.blender is not None and step >= control.blender.first_step:
             masks = control.blender.masks(control.averaged(), tuple(latents.shape[-2:]))
@@ -137,26 +146,32 @@ class PromptToPrompt:
             latents = mix(latents, masks)
             if self.behaviour == "corrected":
                 solver.mix_history(pipe.scheduler, masks)
-        if control.is_over():
+        control.at_step(step + 1)
+        if step + 1 < len(pipe.scheduler.timesteps):
+            self._install()
+        else:
             self._restore()
-        if step + 1 == len(pipe.scheduler.timesteps):
             self.notices += [n for n in mask_notices(control) if n not in self.notices]
         result = {"latents": latents}
         after: Callable[..., dict[str, Tensor]] | None = self.options["callback_on_step_end"]
         return result | (after(pipe, step, timestep, {**given, **result}) or {}) if after else result
 
     def _install(self) -> None:
-        if self._installed:
+        """Put our processors where this step has something to do, and the pipeline's own everywhere else."""
+        control = self.control
+        wanted = frozenset(layer.name for layer in self.layers if control.acts_on(layer, pixels(layer, control.size)))
+        if wanted == self._installed:
             return
         unet = self.pipe.unet
-        self._originals = dict(unet.attn_processors)
-        unet.set_attn_processor({layer.name: EditedAttention(layer, self.control) for layer in self.layers})
-        self._installed = True
+        if not self._installed:
+            self._originals = dict(unet.attn_processors)
+        unet.set_attn_processor(self._originals | {name: self._ours[name] for name in wanted})
+        self._installed = wanted
 
     def _restore(self) -> None:
         if self._installed:
             self.pipe.unet.set_attn_processor(dict(self._originals))
-            self._installed = False
+            self._installed = frozenset()
 
 
 @contextmanager

@@ -58,18 +58,17 @@ class EditedAttention:
 
     def _self(self, attn: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         source = self.control.rows(0)
-        for prompt in self.control.injecting(query.shape[1]):
+        for prompt in self.control.injected:
             rows = self.control.rows(prompt)
             query[rows], key[rows] = query[source], key[source]
         return fused(attn, query, key, value, mask)
 
     def _cross(self, attn: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         control, source = self.control, self.control.rows(0)
-        changing = control.changing()
         if self.layer.name in control.map_layers:
             self._record(attn, query, key)
         kept = []
-        for prompt, part in changing:
+        for prompt, part in control.changed:
             rows = control.rows(prompt)
             own = value[rows]
             if part.own is not None:
@@ -87,9 +86,9 @@ class EditedAttention:
     def _record(self, attn: Any, query: Tensor, key: Tensor) -> None:
         """Keep head-averaged maps; a target's own only where the edit leaves some of it."""
         control = self.control
-        own = {}
+        own, parts = {}, dict(control.changed)
         for prompt in range(1, control.prompts):
-            part = control.cross(prompt - 1)
+            part = parts.get(prompt)
             if part is None or part.own is not None:
                 rows = control.rows(prompt)
                 own[prompt] = head_average(attn, query[rows], key[rows])

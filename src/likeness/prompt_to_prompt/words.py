@@ -104,7 +104,8 @@ def reference_indices(tokenizer: Any, text: str, place: str | int) -> list[int]:
     """Return token positions as the reference does: by counting characters of decoded tokens.
 
     `place` is a space-separated word, matched exactly, or its index. [] if absent; double spaces and tokens
-    whose text differs from the prompt's shift the count, as they do there.
+    whose text differs from the prompt's shift the count, as they do there. Raises ValueError where the count
+    runs past the last word, an IndexError there.
     """
     words = text.split(" ")
     places = [place] if isinstance(place, int) else [i for i, word in enumerate(words) if word == place]
@@ -116,6 +117,21 @@ def reference_indices(tokenizer: Any, text: str, place: str | int) -> list[int]:
         length += len(token)
         if word in places:
             found.append(position)
-        if word < len(words) and length >= len(words[word]):
+        if word == len(words):
+            raise ValueError(
+                f"the reference cannot look up {place!r} in {text!r}: it counts characters, and the tokens have more "
+                "than the prompt. Use behaviour=corrected."
+            )
+        if length >= len(words[word]):
             word, length = word + 1, 0
     return found
+
+
+def reference_positions(tokenizer: Any, text: str, word: str) -> list[int]:
+    """Return `reference_indices`; raises ValueError for a word that lies behind the model's last position."""
+    positions = reference_indices(tokenizer, text, word)
+    if positions and positions[-1] >= tokenizer.model_max_length:
+        raise ValueError(
+            f"{word!r} stands at token {positions[-1]} of {text!r}; the model reads {tokenizer.model_max_length}."
+        )
+    return positions
