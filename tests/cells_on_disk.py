@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 from PIL import Image
@@ -9,16 +10,26 @@ from PIL import Image
 from likeness.metrics.statistics import paired
 
 
+def flat(seed, arm):
+    """Draw a small picture without content, another one for each seed and arm."""
+    return Image.new("RGB", (32, 32), (40 * seed, 90, {"source": 120, "without": 160, "with": 200}[arm]))
+
+
 def write_cell(
-    root, name, *, subject="tuki", target="cake", success=(1.0, 0.5), lpips=(0.2, 0.5), clip="clip@1", **more
-):
-    """Write a finished cell of four seeds and return its folder; `success` and `lpips` are (with, without)."""
+    root, name, *, subject="tuki", target="cake", success=(1.0, 0.5), lpips=(0.2, 0.5), clip="clip@1", axes=None,
+    picture=flat, command=None, spread=0.01, **more
+):  # fmt: skip
+    """Write a finished cell of four seeds and return its folder; `success` and `lpips` are (with, without).
+
+    `axes` go over those of a local edit, `picture(seed, arm)` draws, `spread` is LPIPS' deviation over
+    seeds, `more` goes over the record.
+    """
     folder = root / name
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(len(name))
     values = {
         arm: {
-            "lpips": s + rng.normal(0, 0.01, 4),
+            "lpips": s + rng.normal(0, spread, 4),
             "edit_success": np.repeat([1.0, 0.0], [round(4 * p), 4 - round(4 * p)]),
         }
         for arm, s, p in (("with", lpips[0], success[0]), ("without", lpips[1], success[1]))
@@ -27,7 +38,7 @@ def write_cell(
     for seed in range(4):
         for arm in ("source", "without", "with"):
             image = f"images/seed{seed:04d}-{arm}.png"
-            Image.new("RGB", (32, 32), (40 * seed, 90, 120)).save(folder / image)
+            picture(seed, arm).save(folder / image)
             numbers = {k: values[arm][k][seed] if arm in values else "" for k in ("lpips", "edit_success")}
             rows.append({"subject": subject, "seed": seed, "arm": arm, **numbers, "image": image})
     with (folder / "results.csv").open("w", newline="") as file:
@@ -44,11 +55,13 @@ def write_cell(
     }
     record = {
         "format": 1, "cell": name, "hash": "00000000", "status": "done", "error": None,
-        "axes": {"subject": subject, "edit": "local", "target": target, "word": None, "weight": None},
+        "axes": {"subject": subject, "edit": "local", "target": target, "word": None, "weight": None,
+                 **(axes or {})},
         "source_prompt": f"A painting of a {subject} eating a burger",
         "target_prompt": f"A painting of a {subject} eating a {target}",
         "seeds": [0, 1, 2, 3], "backbones": {"lpips": "trunk@2", "edit_success": "probe@3", "clip_t": clip},
-        "directions": {"lpips": "lower", "edit_success": "higher"}, "command": f"python sweep.py target={target}",
+        "directions": {"lpips": "lower", "edit_success": "higher"},
+        "command": command or shlex.join(["python", "sweep.py", f"target={target}"]),
         "environment": {"git": {"commit": "abcdef123456"}}, "timing": {}, "notices": [],
         **more,
     }  # fmt: skip

@@ -1,56 +1,69 @@
-"""One self-contained HTML page over cells: what was asked, what happened, what was kept. Made from records only."""
+"""One self-contained HTML page over cells: what was asked, what happened, what was kept. Made from records only.
+
+The page loads nothing: styles, script and thumbnails are in it, and a content security policy forbids the rest.
+Everything a user typed is escaped by the template.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from likeness.report.cards import Card, make_card
+from likeness.report.comparisons import Table, cell_table, group_table
+from likeness.report.differences import Plot, difference_plot
+from likeness.report.metric_names import STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, by_backbones, pooled, read_cells
-from likeness.report.table import interval
+from likeness.report.thumbnails import Thumbnails
 
-METRICS = {
-    "edit_success": "edit happened",
-    "clip_t": "CLIP to the target prompt",
-    "clip_dir": "directional CLIP",
-    "lpips": "LPIPS to the source",
-    "ssim": "SSIM to the source",
-    "psnr": "PSNR to the source, dB",
-    "head_shift_px": "head moved, px of 128",
-    "size_change": "head size changed",
-    "other_changed": "other factors changed",
-    "identity_shift": "identity shifted",
-    "blossom": "blossom drawn",
-    "asked_shown": "asked factors shown",
-}
-ARROWS = {"higher": " ↑", "lower": " ↓", "neutral": ""}
-WIDEST = 1400  # pixels of an embedded picture
+PLOTTED = (STRUCTURE, "edit_success", "clip_t", "clip_dir", "ssim", "head_shift_px", "identity_shift")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells measured with the same backbones: numbers of different ones are never put together."""
+
+    backbones: str
+    sentences: list[Markup]
+    tiles: list[dict[str, str]]
+    scatter: Markup
+    plots: list[Plot]
+    tables: list[Table] = field(default_factory=list)
 
 
 def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
-    """Write the page over cell folders to `out` and return it; it refers to nothing outside itself."""
+    """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links."""
     done, failed = read_cells(cells)
-    groups = by_backbones(done)
-    body = [f"<h1>{escape(title)}</h1>", meta(done, failed)]
-    for backbones, members in groups.items():
-        if len(groups) > 1:
-            body.append(f"<h2>Measured with {escape(backbones)}</h2>")
-        body.append(overview(members))
-    body += [section(cell, number) for number, cell in enumerate(done)]
-    body.append(failures(failed))
-    css = files("likeness.report").joinpath("page.css").read_text(encoding="utf-8")
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{css}</style></head>'
-        f"<body>{''.join(body)}</body></html>\n"
+    thumbnails = Thumbnails()
+    cards = [make_card(cell, at, out.parent, thumbnails) for at, cell in enumerate(done)]
+    pictures, places = thumbnails.encode()
+    script = part_of_page("page.js")
+    page = template().render(
+        title=title,
+        question=question(done),
+        meta=meta(done, failed),
+        groups=[make_group(backbones, members, done) for backbones, members in by_backbones(done).items()],
+        cards=cards,
+        failed=failed,
+        filters=filters(cards),
+        index=[index_entry(card) for card in cards],
+        pictures=pictures,
+        place=places.get,
+        css=Markup(part_of_page("page.css")),
+        script=Markup(script),
+        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
@@ -59,98 +72,102 @@ def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
     return out
 
 
+def part_of_page(name: str) -> str:
+    """Return a file that lies beside this one."""
+    return files("likeness.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def template():
+    """Return the page's template, with what it calls."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"named": named, "highlighted": lambda pair: [Markup(t) for t in highlighted(*pair)]}
+    return environment.from_string(part_of_page("page.html.j2"))
+
+
 def meta(done: Sequence[CellResult], failed: Sequence[Failed]) -> str:
-    """Return the line of facts under the title, and links to the cells."""
+    """Return the line of facts under the title."""
     commits = {str((cell.record["environment"].get("git") or {}).get("commit", "unknown"))[:8] for cell in done}
-    facts = [f"{len(done)} cells"] + ([f"{len(failed)} failed"] if failed else [])
+    facts = [f"{len(done)} cell{'s' * (len(done) != 1)}"] + ([f"{len(failed)} failed"] if failed else [])
     facts += [f"{sum(cell.summary['n'] for cell in done)} seeds in all", f"commit {', '.join(sorted(commits))}"]
-    facts.append(datetime.now().strftime("%Y-%m-%d %H:%M"))
-    links = "".join(f'<a href="#cell-{i}">{escape(cell.name)}</a>' for i, cell in enumerate(done))
-    return f'<p class="meta">{escape(" · ".join(facts))}</p><nav>{links}</nav>'
+    return " · ".join([*facts, datetime.now().strftime("%Y-%m-%d %H:%M")])
 
 
-def overview(cells: Sequence[CellResult]) -> str:
-    """Return the summary in words, the plot and the tables of cells measured alike."""
-    parts = [f'<p class="lead">{in_words(cells)}</p>', f"<figure>{scatter(cells)}</figure>"]
-    if len(cells) > 1:
-        parts.append("<h2>Per edit</h2>" + group_table(cells, lambda c: f"{c.axes['edit']}"))
-        if len({c.axes["subject"] for c in cells}) > 1:
-            parts.append("<h2>Per subject</h2>" + group_table(cells, lambda c: c.axes["subject"]))
-        parts.append("<h2>Per cell</h2>" + group_table(cells, lambda c: c.name))
-    parts.append(
-        '<p class="small">Differences are with Prompt-to-Prompt minus re-prompting with the same seed, paired; '
-        f"in brackets 95 % bootstrap intervals. Measured with: {escape(cells[0].backbones)}.</p>"
+def question(done: Sequence[CellResult]) -> str:
+    """Return the question the experiment asks, where all cells were drawn for the same one."""
+    asked = {(cell.record.get("config") or {}).get("question", "") for cell in done}
+    return asked.pop() if len(asked) == 1 else ""
+
+
+def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[CellResult]) -> Group:
+    """Return words, plots and tables over cells measured alike."""
+    at = {id(cell): number for number, cell in enumerate(done)}
+    numbers = [at[id(cell)] for cell in members]
+    found = {metric: entry for metric in ("edit_success", STRUCTURE) if (entry := pooled(members, metric))}
+    tables = []
+    for axis in ("edit", "subject", "style"):
+        if len({cell.axes.get(axis) for cell in members}) > 1:
+            tables.append(group_table(f"Per {axis}", members, lambda cell, axis=axis: cell.axes.get(axis) or "–"))
+    plots = [plot for metric in PLOTTED if (plot := difference_plot(members, numbers, metric))]
+    drawn = Markup(scatter(members, numbers))
+    return Group(
+        backbones, in_words(found), tiles(found, members), drawn, plots, [*tables, cell_table(members, numbers)]
     )
-    return "".join(parts)
 
 
-def in_words(cells: Sequence[CellResult]) -> str:
-    """Say in two sentences what the numbers say; computed, not chosen."""
-    happened, lost = pooled(cells, "edit_success"), pooled(cells, "lpips")
+def in_words(found: dict[str, dict[str, Any]]) -> list[Markup]:
+    """Say in two sentences what the numbers say; computed, not chosen, and sure only where the interval is."""
     sentences = []
-    if happened:
-        n = happened["difference"]["n"]
+    if happened := found.get("edit_success"):
         sentences.append(
-            f'The asked edit happened in <span class="with">{happened["with"]:.0%}</span> of {n} pictures with '
-            f'Prompt-to-Prompt and in <span class="without">{happened["without"]:.0%}</span> by re-prompting '
-            "with the same seed."
+            Markup(
+                'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures with Prompt-to-Prompt and '
+                'in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
+            ).format(happened["with"], happened["difference"]["n"], happened["without"])
         )
-    if lost:
-        low, high = lost["difference"]["low"], lost["difference"]["high"]
-        sure = low is not None and (high < 0 or low > 0)
-        verdict = ("less" if lost["difference"]["mean"] < 0 else "more") if sure else "not measurably less"
+    if lost := found.get(STRUCTURE):
+        words = {
+            "better": "keeps more of the source",
+            "worse": "keeps less of the source",
+            "open": "does not measurably keep more of the source",
+        }
         sentences.append(
-            f'LPIPS to the source was <span class="with">{lost["with"]:.3f}</span> against '
-            f'<span class="without">{lost["without"]:.3f}</span>: Prompt-to-Prompt changed {verdict} of the picture '
-            f"(difference {interval(lost['difference'])})."
+            Markup("Prompt-to-Prompt {}: LPIPS differs by {}.").format(
+                words[verdict(lost["difference"], "lower")], interval(STRUCTURE, lost["difference"])
+            )
         )
-    return " ".join(sentences) or "Nothing was measured in both arms."
+    return sentences or [Markup("Nothing was measured in both arms.")]
 
 
-def group_table(cells: Sequence[CellResult], key: Callable[[CellResult], str]) -> str:
-    """Return a table with one row per group of cells, numbers pooled over its pictures."""
-    groups: dict[str, list[CellResult]] = {}
-    for cell in cells:
-        groups.setdefault(key(cell), []).append(cell)
-    names = [name for name in ("edit_success", "clip_t", "clip_dir", "lpips", "head_shift_px") if pooled(cells, name)]
-    head = "".join(f"<th>{escape(METRICS[name])}</th>" for name in names)
-    rows = []
-    for name, members in groups.items():
-        shown = []
-        for metric in names:
-            entry = pooled(members, metric)
-            shown.append(f"<td>{pair(metric, entry)}</td>" if entry else "<td>–</td>")
-        n = sum(member.summary["n"] for member in members)
-        rows.append(f"<tr><td>{escape(name)}</td><td>{n}</td>{''.join(shown)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr><th></th><th>n</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+def tiles(found: dict[str, dict[str, Any]], cells: Sequence[CellResult]) -> list[dict[str, str]]:
+    """Return the large numbers at the top."""
+    directions = cells[0].record["directions"]
+    return [
+        {
+            "name": named(metric, directions.get(metric, "neutral")),
+            "with": number(metric, entry["with"]),
+            "without": number(metric, entry["without"]),
+            "difference": interval(metric, entry["difference"]),
+            "verdict": verdict(entry["difference"], directions.get(metric, "neutral")),
+            "n": str(entry["difference"]["n"]),
+        }
+        for metric, entry in found.items()
+    ]
 
 
-def pair(metric: str, entry: dict) -> str:
-    """Return "with / without" in the metric's own format."""
-    form = "{:.0%}" if metric == "edit_success" else "{:.1f}" if metric in ("psnr", "head_shift_px") else "{:.3f}"
-    with_, without = form.format(entry["with"]), form.format(entry["without"])
-    return f'<span class="with">{with_}</span> / <span class="without">{without}</span>'
+def filters(cards: Sequence[Card]) -> list[tuple[str, list[str]]]:
+    """Return each facet with more than one value, and its values; seeds last."""
+    names = cards[0].facets if cards else {}
+    choices = [(name, list(dict.fromkeys(card.facets[name] for card in cards))) for name in names]
+    seeds = sorted({seed.seed for card in cards for seed in card.seeds})
+    choices.append(("seed", [str(seed) for seed in seeds]))
+    return [(name, values) for name, values in choices if len(values) > 1]
 
 
-def section(cell: CellResult, number: int) -> str:
-    """Return everything about one cell."""
-    source, target = highlighted(cell.record["source_prompt"], cell.record["target_prompt"])
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in cell.record.get("notices", []))
-    return (
-        f'<section class="cell" id="cell-{number}"><h3>{escape(cell.name)}</h3>'
-        f"<p>{source}<br>{target}{weight_note(cell)}</p>"
-        f'<figure><img alt="source, without and with, one column per seed" src="{embedded(cell.folder / "grid.png")}">'
-        f"</figure>{extras(cell.folder)}{metric_table(cell)}{notes}"
-        f'<p class="small"><code>{escape(cell.record["command"])}</code> · {escape(cell.folder.name)}</p></section>'
-    )
-
-
-def weight_note(cell: CellResult) -> str:
-    weight = cell.axes.get("weight")
-    return "" if weight is None else f" <mark>({escape(str(cell.axes['word']))} × {weight:g})</mark>"
+def index_entry(card: Card) -> dict[str, Any]:
+    """Return what the page's script needs to know of a cell to filter it."""
+    record = card.cell.record
+    text = " ".join((card.cell.name, record["source_prompt"], record["target_prompt"])).casefold()
+    return {**card.facets, "seeds": [str(seed.seed) for seed in card.seeds], "text": text}
 
 
 def highlighted(source: str, target: str) -> tuple[str, str]:
@@ -163,59 +180,3 @@ def highlighted(source: str, target: str) -> tuple[str, str]:
         old += [before if same else f"<del>{before}</del>"] if before else []
         new += [after if same else f"<mark>{after}</mark>"] if after else []
     return " ".join(old), " ".join(new)
-
-
-def metric_table(cell: CellResult) -> str:
-    """Return the metrics of a cell: with, without, the paired difference and what it was measured with."""
-    rows = []
-    for name, entry in cell.summary["metrics"].items():
-        label = escape(METRICS.get(name, name)) + ARROWS[cell.record["directions"].get(name, "neutral")]
-        with_, without = (f"{entry[arm]:.3f}" for arm in ("with", "without"))
-        difference = entry["difference"]
-        rows.append(
-            f'<tr><td>{label}</td><td class="with">{with_}</td><td class="without">{without}</td>'
-            f"<td>{interval(difference)}</td><td>{difference['n']}</td>"
-            f'<td class="small">{escape(cell.record["backbones"].get(name, ""))}</td></tr>'
-        )
-    return (
-        '<div class="scroll"><table><thead><tr><th></th><th>with</th><th>without</th><th>difference</th><th>n</th>'
-        f"<th>measured with</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def extras(folder: Path) -> str:
-    """Return attention maps and masks, where the cell drew them."""
-    pictures = sorted(folder.glob("mask-*.png"))
-    figures = (
-        f'<figure><img alt="" src="{embedded(path)}"><figcaption>{escape(path.stem.replace("-", " "))}'
-        "</figcaption></figure>"
-        for path in pictures
-    )
-    masks = f'<div class="maps">{"".join(figures)}</div>' if pictures else ""
-    sheet = folder / "attention.png"
-    words = f'<figure><img alt="attention maps of words" src="{embedded(sheet)}"></figure>' if sheet.is_file() else ""
-    return words + masks
-
-
-def embedded(path: Path) -> str:
-    """Return a picture as a data URI, scaled down if it is very wide."""
-    with Image.open(path) as picture:
-        shown = picture.convert("RGB")
-    if shown.width > WIDEST:
-        shown = shown.resize((WIDEST, round(shown.height * WIDEST / shown.width)), Image.LANCZOS)
-    buffer = io.BytesIO()
-    shown.save(buffer, format="WEBP", quality=88, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def failures(failed: Sequence[Failed]) -> str:
-    """Return the cells that did not finish, and how to run them again."""
-    if not failed:
-        return ""
-    items = "".join(
-        f'<p class="note"><b>{escape(cell.folder.name)}</b><br>{escape(cell.error)}'
-        + (f"<br><code>{escape(cell.command)}</code>" if cell.command else "")
-        + "</p>"
-        for cell in failed
-    )
-    return f"<h2>Failed</h2>{items}"

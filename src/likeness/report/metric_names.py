@@ -1,0 +1,54 @@
+"""How metrics are called and written where a person reads them."""
+
+from __future__ import annotations
+
+METRICS = {
+    "edit_success": "edit happened",
+    "clip_t": "CLIP to the target prompt",
+    "clip_dir": "directional CLIP",
+    "lpips": "LPIPS to the source",
+    "ssim": "SSIM to the source",
+    "psnr": "PSNR to the source, dB",
+    "head_shift_px": "head moved, px of 128",
+    "size_change": "head size changed",
+    "other_changed": "other factors changed",
+    "identity_shift": "identity shifted",
+    "blossom": "blossom drawn",
+    "asked_shown": "asked factors shown",
+}
+ARROWS = {"higher": " ↑", "lower": " ↓", "neutral": ""}
+HEADLINE = ("edit_success", "lpips", "clip_t", "clip_dir", "head_shift_px")  # the columns of tables over cells
+STRUCTURE = "lpips"  # what "structure kept" means in words, plot and verdict
+SHARES, COARSE = ("edit_success",), ("psnr", "head_shift_px")
+
+
+def named(metric: str, direction: str = "neutral") -> str:
+    """Return a metric's name for people, with an arrow to where it is better."""
+    return METRICS.get(metric, metric) + ARROWS[direction]
+
+
+def number(metric: str, value: float | None) -> str:
+    """Return a value in the metric's own format; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.0%}" if metric in SHARES else f"{value:.1f}" if metric in COARSE else f"{value:.3f}"
+
+
+def interval(metric: str, difference: dict | None) -> str:
+    """Return a paired difference as "-0.120 [-0.150, -0.080]", shares in points; a dash where there is none."""
+    if difference is None or difference["mean"] is None:
+        return "–"
+    scale, digits = (100, 0) if metric in SHARES else (1, 1) if metric in COARSE else (1, 3)
+    mean, low, high = (None if difference[k] is None else scale * difference[k] for k in ("mean", "low", "high"))
+    unit = " pt" if metric in SHARES else ""
+    text = f"{mean:+.{digits}f}{unit}"
+    return text if low is None else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def verdict(difference: dict | None, direction: str) -> str:
+    """Return whether Prompt-to-Prompt is "better" or "worse" than re-prompting, "open" unless the interval decides."""
+    if difference is None or difference["low"] is None or direction == "neutral":
+        return "open"
+    if difference["low"] <= 0 <= difference["high"]:
+        return "open"
+    return "better" if (difference["mean"] > 0) == (direction == "higher") else "worse"

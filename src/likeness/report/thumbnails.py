@@ -1,0 +1,104 @@
+"""Small WebP copies of pictures for a page: each kept once, the size chosen so that all of them stay in a budget.
+
+A cell's thumbnails are remembered in a hidden file in its folder, so that a report over old cells reads no PNG.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+BUDGET = 13_500_000  # bytes of WebP; base64 makes 18 MB of them
+SIZES = ((256, 84), (192, 80), (160, 78), (128, 78), (112, 70), (96, 60), (80, 50))  # longer side in px, WebP quality
+SAMPLED = 32  # pictures on which a size is tried
+
+
+class Thumbnails:
+    """Collects pictures by path; `encode` turns all of them into base64 WebP at once."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.budget = budget
+        self.places: dict[Path, list[str]] = {}  # cell folder -> names of its pictures
+
+    def add(self, folder: Path, name: str) -> tuple[Path, str]:
+        """Note a picture of a cell and return the key under which `encode` gives its place in the list."""
+        self.places.setdefault(folder, []).append(name)
+        return folder, name
+
+    def encode(self) -> tuple[list[str], dict[tuple[Path, str], int]]:
+        """Return distinct thumbnails as base64 WebP, and for every key its index; unreadable pictures are left out."""
+        size = choose(self.places, self.budget)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            encoded = pool.map(lambda item: of_cell(*item, size), self.places.items())
+        distinct: dict[str, int] = {}
+        indices = {}
+        for folder, found in zip(self.places, encoded, strict=True):
+            for name, text in found.items():
+                indices[folder, name] = distinct.setdefault(text, len(distinct))
+        return list(distinct), indices
+
+
+def choose(places: dict[Path, list[str]], budget: int) -> tuple[int, int]:
+    """Return the largest of SIZES at which all pictures together are expected to stay in a budget of bytes."""
+    paths = [folder / name for folder, names in places.items() for name in names]
+    sample = [picture for path in paths[:: len(paths) // SAMPLED + 1] if (picture := read(path)) is not None]
+    for size in SIZES:
+        used = sum(len(encode(picture, size)) for picture in sample)
+        if not sample or used / len(sample) * len(paths) <= budget:
+            return size
+    return SIZES[-1]
+
+
+def of_cell(folder: Path, names: Sequence[str], size: tuple[int, int]) -> dict[str, str]:
+    """Return a cell's thumbnails by name, from its hidden file where the pictures are unchanged since."""
+    remembered = folder / f".thumbnails-{size[0]}-{size[1]}.json"
+    try:
+        known = json.loads(remembered.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        try:
+            status = (folder / name).stat()
+        except OSError:
+            continue
+        stamp = f"{status.st_size}-{status.st_mtime_ns}"
+        if name in known and known[name][0] == stamp:
+            found[name] = known[name]
+        elif (picture := read(folder / name)) is not None:
+            found[name] = [stamp, base64.b64encode(encode(picture, size)).decode()]
+    if any(known.get(name) != entry for name, entry in found.items()):
+        with contextlib.suppress(OSError):  # a folder that cannot be written is read again next time
+            part = remembered.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps({**known, **found}), encoding="utf-8")
+            part.replace(remembered)
+    return {name: text for name, (_, text) in found.items()}
+
+
+def read(path: Path) -> Image.Image | None:
+    """Return a picture as RGB, None where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError:
+        return None
+
+
+def encode(picture: Image.Image, size: tuple[int, int]) -> bytes:
+    """Return a picture as WebP no larger than a size (longer side in px, quality)."""
+    side, quality = size
+    scale = side / max(picture.size)
+    if scale < 1:
+        shape = tuple(max(1, round(v * scale)) for v in picture.size)
+        picture = picture.resize(shape, Image.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=quality, method=2)
+    return buffer.getvalue()
