@@ -1,6 +1,6 @@
 """A study at its smallest: random weights in the embedded model's layout, and a subject "fine-tuned" by copying them.
 
-Run as a script it draws cells in child processes and kills them: python tiny_study.py OUT WORLD CELLS KILLS SEED
+Children are forked to draw cells, and killed.
 """
 
 import json
@@ -8,8 +8,8 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
+import traceback
 from pathlib import Path
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -76,53 +76,50 @@ def draw_all(out: Path, runs: Path, configurations) -> None:
         run_cell(sweep, runs / str(number), ["edit=local", override])
 
 
-def killed_after(seconds: float, work) -> bool:
-    """Do the work in a child process that is killed after so many seconds; return whether it was finished before."""
-    child = os.fork()
-    if child == 0:
+def child(work) -> int:
+    """Do the work in a forked child and return its process id; its exit status says whether it failed.
+
+    Forking saves the seconds of importing torch; as in a DataLoader's workers, one thread keeps that safe.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        import torch
+
+        torch.set_num_threads(1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    deadline = time.monotonic() + seconds
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def killed_after(seconds: float, work) -> bool:
+    """Do the work in a child that is killed after so many seconds; return whether it was finished before."""
+    pid, deadline = child(work), time.monotonic() + seconds
     while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            if status:
-                raise SystemExit(f"the child failed by itself: {status}")
+        if os.waitpid(pid, os.WNOHANG)[0]:
             return True
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     return False
 
 
-def main(out: Path, world: Path, count: int, kills: int, seed: int) -> None:
-    """Kill a sweep again and again at random moments, then let it finish; print how long a cell takes."""
-    os.environ["LIKENESS_PAPERDOLL_WEIGHTS"] = str(world)
-    import torch
-
-    torch.set_num_threads(1)  # children are forked: no thread pool may exist before
+def kill_again_and_again(out: Path, count: int, kills: int, seed: int) -> int:
+    """Draw `count` cells in children killed at random moments; return how many kills hit a sweep still going."""
     configurations = [(sweep_of(out, "edit=local", target), target) for target in targets(count)]
     pretend_to_finetune(configurations[0][0])
-    started = time.monotonic()
     draw_all(out, out / "runs", configurations[:1])  # loads everything once, for all children
-    started, first = time.monotonic(), configurations[1:2]
-    draw_all(out, out / "runs", first)
-    cell = time.monotonic() - started
-    moments, done = random.Random(seed), 0
-    while done < kills:
-        # each child gets a share of the cells' time, so that all kills hit a sweep that is still going
-        seconds = moments.uniform(0.3, 1.7) * cell * (count - 2) / (kills + 1)
-        if killed_after(seconds, lambda: draw_all(out, out / "runs", configurations)):
+    started = time.monotonic()
+    draw_all(out, out / "runs", configurations[1:2])
+    share = (time.monotonic() - started) * (count - 2) / kills
+    moments, hit = random.Random(seed), 0
+    while hit < kills:
+        if killed_after(moments.uniform(0.1, 1.6) * share, lambda: draw_all(out, out / "runs", configurations)):
             break
-        done += 1
-        print("killed", len(list((out / "cells").glob("[!.]*"))), flush=True)
+        hit += 1
     draw_all(out, out / "runs", configurations)
-    print(f"{done} kills, {cell:.2f} s a cell")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:6]))
+    return hit
