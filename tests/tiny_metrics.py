@@ -33,12 +33,11 @@ def tiny_dino(folder, seed):
 def field_backbones(root, monkeypatch, *, nets=("squeeze",)):
     """Put tiny CLIP, DINO and LPIPS trunks into a Hugging Face and a torch cache under `root`, and use these."""
     import huggingface_hub.constants
-    import torchvision
 
     from likeness.metrics import backbones
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root / "hub"))
-    monkeypatch.setenv("TORCH_HOME", str(root / "torch"))
+    trunks(root, monkeypatch, nets)
     for number, repository in enumerate((backbones.DINO_STRUCTURE, backbones.DINO_SUBJECT, backbones.CLIP_REPOSITORY)):
         home = backbones.cache_folder(repository)
         commit = hashlib.sha1(repository.encode()).hexdigest()
@@ -49,9 +48,28 @@ def field_backbones(root, monkeypatch, *, nets=("squeeze",)):
             tiny_clip(snapshot)
         else:
             tiny_dino(snapshot, number)
+
+
+def trunks(root, monkeypatch, nets):
+    """Put random LPIPS trunks into a torch cache under `root`, and use it."""
+    import torchvision
+
+    from likeness.metrics import backbones
+
+    monkeypatch.setenv("TORCH_HOME", str(root / "torch"))
     builders = {"squeeze": "squeezenet1_1", "alex": "alexnet", "vgg": "vgg16"}
     for net in nets:
         path = backbones.lpips_file(net)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        torch.save(getattr(torchvision.models, builders[net])(weights=None).state_dict(), path)
+        trunk = getattr(torchvision.models, builders[net])(weights=None).features
+        torch.save({f"features.{name}": value for name, value in trunk.state_dict().items()}, path)
+
+
+def forget():
+    """Let go of every loaded suite."""
+    from likeness import metrics
+    from likeness.metrics import suite
+
+    for cached in (metrics.build, metrics.build_subject, suite.field_encoders):
+        cached.cache_clear()
