@@ -4,43 +4,71 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-RESAMPLES = 9999
+RESAMPLES, FEWEST = 9999, 1999
+DRAWS = 8_000_000  # values drawn at most for one interval, unless FEWEST resamples need more; also bounds the memory
+MOST_FOR_BCA = 2000  # pairs; BCa leaves each out once, n² values, to correct what vanishes with 1/sqrt(n)
+NUMBERS_AT_ONCE = 2_000_000  # of resamples held in memory
 
 
-def paired(with_: Sequence[float], without: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
-    """Return n, mean, low, high, p and effect of the differences with minus without.
+def paired(
+    with_: Sequence[float], without: Sequence[float], *, groups: Sequence[Hashable] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Return n, mean, low, high, p and effect of the differences with minus without, pair by pair.
 
     The interval is a 95 % bias-corrected and accelerated bootstrap of the mean (Efron 1987), p a two-sided
-    sign-flip permutation test (exact up to 13 pairs), `effect` Cohen's d of the differences. Pairs with a
-    missing value are left out; what cannot be computed (one pair, no spread) is None.
+    sign-flip permutation test (exact up to 13 pairs), `effect` Cohen's d of the differences. `interval` says how
+    low and high were found: "BCa"; "percentile" where BCa is undefined; "constant" where all differences are equal
+    and there is nothing to resample. Pairs with a missing value are left out; what cannot be computed is None.
+
+    Pairs of one of the `groups` (edits of the same source picture) are not independent: they are averaged first, and
+    `independent`, the number of groups, is what interval, test and effect rest on.
     """
     a, b = np.asarray(with_, float), np.asarray(without, float)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"expected two lists of the same length, got shapes {a.shape} and {b.shape}.")
-    difference = a - b
-    difference = difference[np.isfinite(difference)]
-    n = len(difference)
-    if n == 0:
-        return {"n": 0, "mean": None, "low": None, "high": None, "p": None, "effect": None}
-    mean = float(difference.mean())
-    if n == 1:
-        return {"n": 1, "mean": mean, "low": None, "high": None, "p": None, "effect": None}
-    spread = float(difference.std(ddof=1))
+    if groups is not None and len(groups) != len(a):
+        raise ValueError(f"expected one group for each of the {len(a)} pairs, got {len(groups)}.")
+    finite = np.isfinite(a - b)
+    difference, n = (a - b)[finite], int(finite.sum())
+    if groups is not None:
+        difference = _group_means(difference, [g for g, kept in zip(groups, finite, strict=True) if kept])
+    independent = len(difference)
+    result = {"n": n, "independent": independent, "mean": float(difference.mean()) if n else None}
+    if independent < 2:
+        return result | dict.fromkeys(("low", "high", "interval", "p", "effect"))
+    mean, spread = result["mean"], float(difference.std(ddof=1))
     constant = spread < 1e-12 * max(1.0, abs(mean))
-    low, high = (mean, mean) if constant else _interval((difference,), np.mean, seed)
-    return {
-        "n": n,
-        "mean": mean,
+    low, high, method = (mean, mean, "constant") if constant else _interval((difference,), np.mean, seed)
+    return result | {
         "low": low,
         "high": high,
+        "interval": method,
         "p": _sign_flip(difference, seed),
         "effect": None if constant else mean / spread,
     }
+
+
+def decided(result: dict[str, Any]) -> bool:
+    """Say whether a paired difference lies on one side of zero for sure: its interval leaves out zero.
+
+    An interval without width (all differences equal) proves nothing by itself; there p has to be below 0.05, which
+    takes six pairs.
+    """
+    low, high = result["low"], result["high"]
+    if low is None or low <= 0 <= high:
+        return False
+    return low < high or (result.get("p") is not None and result["p"] < 0.05)
+
+
+def _group_means(values: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
+    number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    index = np.array([number[group] for group in groups], dtype=int)
+    return np.bincount(index, values) / np.bincount(index) if len(values) else values
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
@@ -52,16 +80,19 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
 def _interval(data: tuple[np.ndarray, ...], statistic: Any, seed: int, *, pairs: bool = False):
     from scipy.stats import bootstrap
 
-    for method in ("BCa", "percentile"):  # BCa is undefined where leaving one out changes nothing
+    n = len(data[0])
+    methods = ("BCa", "percentile") if n <= MOST_FOR_BCA else ("percentile",)
+    for method in methods:  # BCa is undefined where leaving one out changes nothing
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = bootstrap(
                 data, statistic, paired=pairs, vectorized=None if not pairs else False, method=method,
-                n_resamples=RESAMPLES if not pairs else 1999, rng=np.random.default_rng(seed),
+                n_resamples=RESAMPLES if not pairs else 1999, batch=max(1, NUMBERS_AT_ONCE // len(data[0])),
+                rng=np.random.default_rng(seed),
             ).confidence_interval  # fmt: skip
         if math.isfinite(found.low) and math.isfinite(found.high):
-            return float(found.low), float(found.high)
-    return None, None
+            return float(found.low), float(found.high), method
+    return None, None, None
 
 
 def _sign_flip(difference: np.ndarray, seed: int) -> float:
@@ -69,8 +100,11 @@ def _sign_flip(difference: np.ndarray, seed: int) -> float:
     if n <= 13:
         signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
         return float((np.abs(signs @ difference) >= observed).mean())
-    signs = np.random.default_rng(seed).choice((-1, 1), size=(RESAMPLES, n))
-    return float(((np.abs(signs @ difference) >= observed).sum() + 1) / (RESAMPLES + 1))
+    rng, reached = np.random.default_rng(seed), 0
+    for first in range(0, RESAMPLES, 1000):
+        flips = rng.integers(0, 2, size=(min(1000, RESAMPLES - first), n), dtype=np.int8)
+        reached += int((np.abs(difference.sum() - 2 * (flips @ difference)) >= observed).sum())
+    return (reached + 1) / (RESAMPLES + 1)
 
 
 def holm(pvalues: Sequence[float | None]) -> list[float | None]:
@@ -95,5 +129,5 @@ def spearman(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> dict[s
     a, b = a[both], b[both]
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return {"n": len(a), "rho": None, "low": None, "high": None}
-    low, high = _interval((a, b), lambda u, v: spearmanr(u, v).statistic, seed, pairs=True)
+    low, high, _ = _interval((a, b), lambda u, v: spearmanr(u, v).statistic, seed, pairs=True)
     return {"n": len(a), "rho": float(spearmanr(a, b).statistic), "low": low, "high": high}
