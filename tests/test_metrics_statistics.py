@@ -131,4 +131,4 @@ def test_very_many_pairs_take_little_time_and_the_interval_is_that_of_the_mean()
     assert time.process_time() - started < 5
     half = 1.96 * difference.std(ddof=1) / 12_000**0.5
     assert (result["high"] - result["low"]) / 2 == pytest.approx(half, rel=0.1)
-    assert result["p"] == pytest.approx(1 / 2000)  # the smallest that so many flips can say
+    assert result["p"] == pytest.approx(1 / 10_000)  # the smallest that so many flips can say

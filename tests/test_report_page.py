@@ -236,3 +236,15 @@ def test_changed_words_are_marked():
         "eating a <del>burger</del>",
         "eating a <mark>cake</mark>",
     )
+
+
+def test_cells_that_differ_in_a_window_are_told_apart(tmp_path, capsys):
+    windows = ([0.0, 0.4], [0.0, 0.8])
+    folders = [
+        write_cell(tmp_path, f"c{i}", config={"edit": {"cross_replace_steps": window}, "question": "why?"})
+        for i, window in enumerate(windows)
+    ]
+    page = Page(write_report(folders, tmp_path / "report.html", "demo"))
+    assert "tuki · local · cake, cross 0–0.4" in page.text and "cake, cross 0–0.8" in page.text and "why?" in page.text
+    print_table(folders)
+    assert "cross 0–0.8" in capsys.readouterr().out

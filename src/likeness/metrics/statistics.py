@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES, FEWEST = 9999, 1999
-DRAWS = 8_000_000  # values drawn at most for one interval, unless FEWEST resamples need more; also bounds the memory
+RESAMPLES = 9999
 MOST_FOR_BCA = 2000  # pairs; BCa leaves each out once, n² values, to correct what vanishes with 1/sqrt(n)
 NUMBERS_AT_ONCE = 2_000_000  # of resamples held in memory
 
@@ -22,8 +21,9 @@ def paired(
 
     The interval is a 95 % bias-corrected and accelerated bootstrap of the mean (Efron 1987), p a two-sided
     sign-flip permutation test (exact up to 13 pairs), `effect` Cohen's d of the differences. `interval` says how
-    low and high were found: "BCa"; "percentile" where BCa is undefined; "constant" where all differences are equal
-    and there is nothing to resample. Pairs with a missing value are left out; what cannot be computed is None.
+    low and high were found: "BCa"; "percentile" where BCa is undefined, or more than 2000 values leave it nothing to
+    correct; "constant" where all differences are equal and there is nothing to resample. Pairs with a missing value
+    are left out; what cannot be computed is None.
 
     Pairs of one of the `groups` (edits of the same source picture) are not independent: they are averaged first, and
     `independent`, the number of groups, is what interval, test and effect rest on.
@@ -87,7 +87,7 @@ def _interval(data: tuple[np.ndarray, ...], statistic: Any, seed: int, *, pairs:
             warnings.simplefilter("ignore")
             found = bootstrap(
                 data, statistic, paired=pairs, vectorized=None if not pairs else False, method=method,
-                n_resamples=RESAMPLES if not pairs else 1999, batch=max(1, NUMBERS_AT_ONCE // len(data[0])),
+                n_resamples=RESAMPLES if not pairs else 1999, batch=max(1, NUMBERS_AT_ONCE // n),
                 rng=np.random.default_rng(seed),
             ).confidence_interval  # fmt: skip
         if math.isfinite(found.low) and math.isfinite(found.high):

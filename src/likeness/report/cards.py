@@ -55,14 +55,16 @@ class Card:
 def make_card(cell: CellResult, number_: int, page: Path, thumbnails: Thumbnails) -> Card:
     """Return a cell's card; links are relative to the folder `page`, and its pictures are noted for thumbnails."""
 
+    link = relative(cell.folder, page)
+
     def picture(name: str, text: str, note: str = "") -> Picture:
-        return Picture(thumbnails.add(cell.folder, name), relative(cell.folder / name, page), text, note)
+        return Picture(thumbnails.add(cell.folder, name), f"{link}/{quote(name)}", text, note)
 
     return Card(
         number=number_,
         cell=cell,
         facets=facets(cell),
-        link=relative(cell.folder, page),
+        link=link,
         seeds=seeds(cell, picture),
         words=words(cell, picture),
         masks=[picture(path.name, f"mask, {path.stem[5:]}") for path in sorted(cell.folder.glob("mask-*.png"))],

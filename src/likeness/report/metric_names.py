@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from likeness.metrics.statistics import decided
+
 METRICS = {
     "edit_success": "edit happened",
     "clip_t": "CLIP to the target prompt",
@@ -46,9 +48,7 @@ def interval(metric: str, difference: dict | None) -> str:
 
 
 def verdict(difference: dict | None, direction: str) -> str:
-    """Return whether Prompt-to-Prompt is "better" or "worse" than re-prompting, "open" unless the interval decides."""
-    if difference is None or difference["low"] is None or direction == "neutral":
-        return "open"
-    if difference["low"] <= 0 <= difference["high"]:
+    """Return whether Prompt-to-Prompt is "better" or "worse" than re-prompting, "open" unless the numbers decide."""
+    if difference is None or direction == "neutral" or not decided(difference):
         return "open"
     return "better" if (difference["mean"] > 0) == (direction == "higher") else "worse"

@@ -27,6 +27,7 @@ from likeness.report.metric_names import STRUCTURE, interval, named, number, ver
 from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, by_backbones, pooled, read_cells
 from likeness.report.thumbnails import Thumbnails
+from likeness.report.varying import told_apart
 
 PLOTTED = (STRUCTURE, "edit_success", "clip_t", "clip_dir", "ssim", "head_shift_px", "identity_shift")
 
@@ -46,6 +47,7 @@ class Group:
 def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
     """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links."""
     done, failed = read_cells(cells)
+    done = told_apart(done)
     thumbnails = Thumbnails()
     cards = [make_card(cell, at, out.parent, thumbnails) for at, cell in enumerate(done)]
     pictures, places = thumbnails.encode()

@@ -23,6 +23,7 @@ class CellResult:
     record: dict[str, Any]
     summary: dict[str, Any]
     rows: list[dict[str, str]]
+    settings: str = ""  # what sets it apart from other cells beside what was asked; see varying.told_apart
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -33,7 +34,8 @@ class CellResult:
         """Return what the cell asked for, short: "cake", "watercolor", "blossom 4"."""
         values = [self.axes.get(axis) for axis in AXES]
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None]
-        return " ".join(shown) or self.record["target_prompt"]
+        asked = " ".join(shown) or self.record["target_prompt"]
+        return f"{asked}, {self.settings}" if self.settings else asked
 
     @property
     def name(self) -> str:

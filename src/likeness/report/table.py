@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.report.records import CellResult, read_cells
+from likeness.report.varying import told_apart
 
 SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
 NARROWEST = 140  # columns, where the output is no terminal
@@ -26,7 +27,7 @@ def print_table(cells: Iterable[Path]) -> None:
     present = [name for name in SHOWN if any(cell.difference(name) for cell in done)]
     for name in present:
         table.add_column(f"{SHOWN[name]}\nmean [95 %]", justify="right")
-    for cell in done:
+    for cell in told_apart(done):
         axes = cell.axes
         differences = [interval(cell.difference(name)) for name in present]
         table.add_row(axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)

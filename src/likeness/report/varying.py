@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from likeness.report.records import CellResult
@@ -32,7 +33,7 @@ NAMES = DRAWING | EDITING
 
 def setting(cell: CellResult, path: str) -> str:
     """Return a setting of a cell as a short text; a dash where the cell has no such thing."""
-    value: Any = cell.record["config"]
+    value: Any = cell.record.get("config")
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, list) and len(value) == 2:
@@ -46,6 +47,12 @@ def varying(cells: Sequence[CellResult]) -> list[str]:
     """Return the settings that are not the same in all cells, what re-prompting shares first."""
     with_config = [cell for cell in cells if isinstance(cell.record.get("config"), dict)]
     return [path for path in NAMES if len({setting(cell, path) for cell in with_config}) > 1]
+
+
+def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
+    """Return the cells with the settings in which they differ in their labels: "cake, cross 0–0.8"."""
+    paths = varying(cells)
+    return [replace(cell, settings=", ".join(f"{NAMES[p]} {setting(cell, p)}" for p in paths)) for cell in cells]
 
 
 def number_of(text: str) -> tuple[float, str]:
