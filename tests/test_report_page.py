@@ -20,7 +20,7 @@ from likeness.report.grid import line_height, make_grid, wrap
 from likeness.report.metric_names import interval, verdict
 from likeness.report.page import highlighted, write_report
 from likeness.report.plot import pareto
-from likeness.report.records import by_backbones, pooled, read_cells, values
+from likeness.report.records import measured_alike, pooled, read_cells, values
 from likeness.report.table import print_table
 from likeness.report.thumbnails import SIZES, Thumbnails, choose
 
@@ -208,7 +208,7 @@ def test_pooling_is_over_pictures_and_equals_the_rows(cells):
 def test_different_backbones_are_never_pooled(tmp_path):
     folders = [write_cell(tmp_path, "one"), write_cell(tmp_path, "two", clip="clip@other")]
     done, _ = read_cells(folders)
-    assert len(by_backbones(done)) == 2
+    assert len(measured_alike(done)) == 2
     with pytest.raises(ValueError, match="different backbones"):
         pooled(done, "clip_t")
     page = Page(write_report(folders, tmp_path / "report.html", "demo"))

@@ -181,6 +181,12 @@ def base_name(name: str) -> str:
     return found["base"] if found else name
 
 
+def region_of(name: str) -> tuple[str, str] | None:
+    """Return ("outside", "rendered") of "lpips_outside_rendered"; None for a metric of the whole picture."""
+    found = _REGIONAL.fullmatch(name)
+    return (found["side"], found["region"]) if found else None
+
+
 def direction(name: str) -> str:
     """Return "higher", "lower" or "neutral": which way is better, regional names included.
 

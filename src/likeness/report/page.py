@@ -25,7 +25,7 @@ from likeness.report.comparisons import Table, cell_table, group_table
 from likeness.report.differences import Plot, difference_plot
 from likeness.report.metric_names import STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
-from likeness.report.records import CellResult, Failed, by_backbones, pooled, read_cells
+from likeness.report.records import CellResult, Failed, measured_alike, pooled, read_cells
 from likeness.report.thumbnails import Thumbnails
 from likeness.report.varying import told_apart
 
@@ -34,7 +34,7 @@ PLOTTED = (STRUCTURE, "edit_success", "clip_t", "clip_dir", "ssim", "head_shift_
 
 @dataclass(frozen=True)
 class Group:
-    """Cells measured with the same backbones: numbers of different ones are never put together."""
+    """Cells measured and drawn alike: numbers of different backbones, weights or versions are never put together."""
 
     backbones: str
     sentences: list[Markup]
@@ -56,7 +56,7 @@ def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
         title=title,
         question=question(done),
         meta=meta(done, failed),
-        groups=[make_group(backbones, members, done) for backbones, members in by_backbones(done).items()],
+        groups=[make_group(backbones, members, done) for backbones, members in measured_alike(done).items()],
         cards=cards,
         failed=failed,
         filters=filters(cards),

@@ -1,4 +1,4 @@
-"""Read the records of cells, and pool them: only numbers measured with the same backbones are put together."""
+"""Read the records of cells, and pool them: only numbers measured and drawn alike are put together."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ class CellResult:
         """Return the weights the numbers were measured with, as one line."""
         return ", ".join(dict.fromkeys(self.record["backbones"].values()))
 
+    @property
+    def conditions(self) -> dict[str, str]:
+        """Return what must agree before numbers of two cells are averaged, beside the trained weights themselves."""
+        record, config = self.record, self.record.get("config") or {}
+        training = {group: config.get(group, self.axes.get(group)) for group in ("prior_class", "method", "schedule")}
+        packages = (record.get("environment") or {}).get("packages") or {}
+        return {
+            "backbones": self.backbones,
+            "model": " ".join(str(v) for v in (self.axes.get("model"), (record.get("data") or {}).get("base")) if v),
+            "precision": str(record.get("dtype") or ""),
+            "training": json.dumps(training, sort_keys=True),
+            "versions": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        }
+
     def difference(self, metric: str) -> dict[str, Any] | None:
         """Return the paired difference with minus without, None where it was not measured."""
         entry = self.summary["metrics"].get(metric)
@@ -85,31 +99,94 @@ def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]
 
 def values(cells: Sequence[CellResult], metric: str, arm: str) -> list[float | None]:
     """Return one value per picture of an arm, in the order of cells and seeds; None where not measured."""
-    return [
-        float(row[metric]) if row.get(metric) not in (None, "") else None
-        for cell in cells
-        for row in cell.rows
-        if row["arm"] == arm
-    ]
+    return [_number(row.get(metric)) for cell in cells for row in cell.rows if row["arm"] == arm]
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text not in (None, "") else None
+
+
+def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, tuple[str, ...]]]:
+    """Return (with, without, source picture) of every seed of every cell that was measured in both arms.
+
+    Pairs with the same third entry edit the same source picture.
+    """
+    found = []
+    for cell in cells:
+        arms: dict[str, dict[str, float | None]] = {"with": {}, "without": {}}
+        for row in cell.rows:
+            if row["arm"] in arms:
+                arms[row["arm"]][row["seed"]] = _number(row.get(metric))
+        source = (cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"])
+        for seed, value in arms["with"].items():
+            other = arms["without"].get(seed)
+            if value is not None and other is not None:
+                found.append((value, other, (*source, seed)))
+    return found
 
 
 def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
     """Return means and the paired difference over all pictures of cells measured alike; None without pairs.
 
-    Raises ValueError if the cells' backbones differ for this metric.
+    Interval and test rest on source pictures, not on the edits of one. Raises ValueError for cells that were measured
+    with different backbones for this metric, or drawn by different base models, weights or versions.
     """
-    if len({cell.record["backbones"].get(metric) for cell in cells}) > 1:
-        raise ValueError(f"{metric} was measured with different backbones; such numbers are not pooled.")
-    both = zip(values(cells, metric, "with"), values(cells, metric, "without"), strict=True)
-    pairs = [(a, b) for a, b in both if a is not None and b is not None]
-    if not pairs:
+    _refuse_mixtures(cells, metric)
+    both = pairs(cells, metric)
+    if not both:
         return None
-    with_, without = zip(*pairs, strict=True)
+    with_, without, sources = zip(*both, strict=True)
     return {
-        "with": sum(with_) / len(pairs),
-        "without": sum(without) / len(pairs),
-        "difference": paired(with_, without),
+        "with": sum(with_) / len(both),
+        "without": sum(without) / len(both),
+        "difference": paired(with_, without, groups=sources),
     }
+
+
+def _refuse_mixtures(cells: Sequence[CellResult], metric: str) -> None:
+    if len({backbone for cell in cells if (backbone := cell.record["backbones"].get(metric))}) > 1:
+        raise ValueError(f"{metric} was measured with different backbones; such numbers are not pooled.")
+    for name in ("model", "precision", "versions"):
+        if len(found := {cell.conditions[name] for cell in cells}) > 1:
+            raise ValueError(f"cells of different {name} are not pooled: {'; '.join(sorted(found))}.")
+    weights: dict[str, set[str]] = {}
+    for cell in cells:
+        weights.setdefault(cell.axes["subject"], set()).add(str(cell.record.get("weights")))
+    for subject, found in weights.items():
+        if len(found) > 1:
+            raise ValueError(f"cells of {subject} drawn with different weights are not pooled: {sorted(found)}.")
+
+
+def measured_alike(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
+    """Group cells that may be averaged, in order of appearance, by a text that tells the groups apart.
+
+    The text names the backbones, and what else differs: base model, precision, training, versions. Two trainings of
+    one subject with the same settings and other weights are in different groups.
+    """
+    trained: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[CellResult]] = {}
+    for cell in cells:
+        conditions = cell.conditions
+        known = trained.setdefault((*conditions.values(), cell.axes["subject"]), [])
+        weights = str(cell.record.get("weights"))
+        if weights not in known:
+            known.append(weights)
+        conditions["weights"] = f"weights no. {known.index(weights) + 1}"
+        groups.setdefault(tuple(conditions.items()), []).append(cell)
+    described = {key: dict(key) | {"training": _training(members[0])} for key, members in groups.items()}
+    differing = [name for name in next(iter(described.values()), {}) if len({d[name] for d in described.values()}) > 1]
+    named: dict[str, list[CellResult]] = {}
+    for key, members in groups.items():
+        conditions = described[key]
+        text = " · ".join([conditions["backbones"], *(conditions[n] for n in differing if n != "backbones")])
+        while text in named:  # differ in training settings that have the same name
+            text += " · other settings"
+        named[text] = members
+    return named
+
+
+def _training(cell: CellResult) -> str:
+    return " ".join(str(cell.axes[name]) for name in ("prior_class", "method", "schedule") if cell.axes.get(name))
 
 
 def by_backbones(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
