@@ -12,7 +12,8 @@ LEAVES = {"errors"}
 MAY_IMPORT = {
     "config": set(),
     "errors": set(),
-    "launch": set(),
+    "launch": {"ranks"},
+    "ranks": set(),
     "models": {"paperdoll"},
     "subjects": set(),
     "dreambooth": {"models", "subjects"},
@@ -23,7 +24,17 @@ MAY_IMPORT = {
     "paperdoll": {"models"},
     "export": {"models", "dreambooth", "subjects"},
     "replay": {"study", "report", "config"},
-    "study": {"config", "models", "subjects", "dreambooth", "prompt_to_prompt", "metrics", "report", "paperdoll"},
+    "study": {
+        "config",
+        "models",
+        "subjects",
+        "dreambooth",
+        "prompt_to_prompt",
+        "metrics",
+        "report",
+        "paperdoll",
+        "ranks",
+    },
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

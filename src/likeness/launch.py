@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from likeness.errors import InputError
+from likeness.ranks import is_main_process
 
 # conf/hydra/launcher/joblib.yaml and its like are meant to lie over the plugins' own schemas of the same names.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -63,6 +64,13 @@ def check_out(arguments: list[str]) -> None:
             raise SystemExit(
                 f"error: cannot write into out={folder}: {error.strerror}. Choose another folder, or free some space."
             ) from error
+
+
+def quiet_overrides() -> list[str]:
+    """Return what keeps Hydra from writing a folder of its own for every process of torchrun or accelerate."""
+    if is_main_process():
+        return []
+    return ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
 
 
 LAUNCHERS = {

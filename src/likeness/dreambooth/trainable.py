@@ -69,7 +69,7 @@ def prepare(pipe, settings: TrainSettings, device: torch.device, dtype: torch.dt
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
     parts = {"unet": _choose(pipe.unet, settings, settings.lora_targets, device, dtype, 0)}
-    pipe.text_encoder.to(device, dtype)
+    _move(pipe.text_encoder, device, dtype)
     if settings.text_encoder_steps:
         targets = settings.lora_text_encoder_targets
         parts["text_encoder"] = _choose(pipe.text_encoder, settings, targets, device, dtype, 1)
@@ -88,6 +88,11 @@ def prepare(pipe, settings: TrainSettings, device: torch.device, dtype: torch.dt
     return trainable
 
 
+def _move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Cast as torch does; diffusers' own `to` warns about modules to keep in float32 even where there are none."""
+    nn.Module.to(module, device, dtype)
+
+
 def _choose(
     module: nn.Module,
     settings: TrainSettings,
@@ -97,10 +102,10 @@ def _choose(
     salt: int,
 ) -> dict[str, nn.Parameter]:
     if settings.method == "lora":
-        module.to(device, dtype)
+        _move(module, device, dtype)
         _add_adapter(module, settings, targets, salt)
     else:
-        module.to(device, torch.float32)
+        _move(module, device, torch.float32)
         module.requires_grad_(True)
     chosen = {name: p for name, p in module.named_parameters() if p.requires_grad}
     for p in chosen.values():

@@ -3,63 +3,110 @@
 from __future__ import annotations
 
 import fcntl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from likeness import dreambooth, models
 from likeness.config import Subject, Train
-from likeness.study import place, tracking
+from likeness.dreambooth import storage
+from likeness.errors import InputError
+from likeness.ranks import is_main_process
+from likeness.study import ladder, place, tracking
+from likeness.study.health import Health, Roles, roles_of, save_sheet
+from likeness.study.world import refuse_known_identifiers, world_notices
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training spelled out and checked, before anything heavy is loaded."""
+
+    train: Train
+    subjects: list[Subject]
+    concepts: list[dreambooth.Concept]
+    roles: list[Roles]
+    settings: dreambooth.TrainSettings
+    base: models.ModelSource
+    folder: Path
+
+    @property
+    def who(self) -> str:
+        return "+".join(s.name for s in self.subjects)
 
 
 def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
     """Train what the configuration asks for and return its folder; resumes or returns at once if it is there."""
+    job = _job(train, subjects)
+    health, missing = _health(job)
+    say(world_notices(train, job.subjects) + missing)
+    if train.dry_run:
+        say([], f"would train {job.who} for {job.settings.num_train_steps} steps into {job.folder}")
+        return job.folder
+    with _tracked(job) as run:
+        result = dreambooth.train(
+            job.base,
+            job.concepts,
+            job.settings,
+            job.folder,
+            class_root=Path(train.out) / "class_images",
+            device=train.device,
+            on_event=lambda event: _forward(event, run),
+            probe_samples=health and (lambda samples: _probe(health, samples, job.folder, run)),
+            choose_step=lambda rows: ladder.score(rows).knee,
+        )
+        if is_main_process():
+            _show_outcome(job, result, run, run_dir)
+    say(result.notices, f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, samples in {job.folder}/samples)")
+    return job.folder
+
+
+def _job(train: Train, subjects: list[Subject]) -> _Job:
     chosen = subjects or [train.subject]
+    refuse_known_identifiers(train, chosen)
     concepts = [place.concept(s, _prior(train, s), train.model.resolution) for s in chosen]
-    folder = place.model_folder(train, subjects or None)
+    words = [s.class_word for s in chosen]
+    roles = [roles_of(train, s, c.photos, words) for s, c in zip(chosen, concepts, strict=True)]
     settings = place.settings(
         train,
         sample_every=train.sample_every,
         validation_every=train.validation_every,
         checkpoint_every=train.checkpoint_every,
-        sample_prompts=_sample_prompts(train, chosen),
+        sample_prompts=[*train.sample_prompts, *(prompt for r in roles for prompt in r.prompts)],
+        sample_num_inference_steps=train.sample_num_inference_steps,
         sample_guidance_scale=train.model.guidance_scale,
     )
     base = place.model_source(train.model)
     dreambooth.check_concepts(concepts, settings)
     models.check_available(base)
-    if train.dry_run:
-        print(f"would train {', '.join(s.name for s in chosen)} for {settings.num_train_steps} steps into {folder}")
-        return folder
-    who = "+".join(s.name for s in chosen)
-    run = tracking.start_run(
+    return _Job(train, chosen, concepts, roles, settings, base, place.model_folder(train, subjects or None))
+
+
+def _tracked(job: _Job):
+    """Return the tracker run of a training; a model that is already there is not a run."""
+    train = job.train
+    if dreambooth.is_finished(job.folder):
+        return tracking.no_run()
+    return tracking.start_run(
         train,
-        name=folder.name.rsplit("-", 1)[0],
-        group=who,
+        name=job.folder.name.rsplit("-", 1)[0],
+        group=job.who,
         job_type="train",
-        tags=[who, train.method.name, train.model.name, train.schedule.name],
+        tags=[job.who, train.method.name, train.model.name, train.schedule.name],
         directory=Path(train.out) / "wandb",
     )
-    with run:
-        result = dreambooth.train(
-            base,
-            concepts,
-            settings,
-            folder,
-            class_root=Path(train.out) / "class_images",
-            device=train.device,
-            on_event=lambda event: _forward(event, run),
-        )
-        run.summary({f"train/{k.removeprefix('train/')}": v for k, v in result.values.items()})
-        if settings.method == "lora":
-            run.artifact(f"{who}-lora", "model", folder / "lora")
-        else:
-            run.artifact(f"{who}-model", "model", folder / "model", reference=True)
-    for notice in result.notices:
-        print(f"note: {notice}")
+
+
+def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path) -> None:
+    """Point to the model from the run folder, and give the tracker what runs are compared by."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "model.txt").write_text(f"{folder.resolve()}\n", encoding="utf-8")
-    print(f"fine-tuned model: {folder}   ({result.seconds:.0f} s, samples in {folder / 'samples'})")
-    return folder
+    (run_dir / "model.txt").write_text(f"{job.folder.resolve()}\n", encoding="utf-8")
+    run.summary(result.values)
+    if job.settings.ladder:
+        _show_ladder(job, run)
+    if job.settings.method == "lora":
+        run.artifact(f"{job.who}-lora", "model", job.folder / "lora")
+    else:
+        run.artifact(f"{job.who}-model", "model", job.folder / "model", reference=True)
 
 
 def finetune_missing(train: Train, run_dir: Path) -> Path:
@@ -73,23 +120,13 @@ def finetune_missing(train: Train, run_dir: Path) -> Path:
     return folder
 
 
-def _world_notices(train: Train, subjects: list[Subject]) -> list[str]:
-    """Say what the embedded model cannot know: photographs, and words outside its grammar."""
-    if train.model.source != "embedded":
-        return []
-    from likeness.paperdoll.captions import unknown_words
-
-    notices = []
-    for subject in subjects:
-        if not subject.photos.startswith(place.EMBEDDED_PHOTOS):
-            notices.append(
-                f"model=paperdoll draws paper dolls only and cannot learn a real face; for the photos in "
-                f"{subject.photos} use model=sd15."
-            )
-        words = set(unknown_words(subject.instance_prompt)) - set(subject.identifier.lower().split())
-        if words:
-            notices.append(f"the embedded model was never shown: {', '.join(sorted(words))}; model=sd15 knows more.")
-    return notices
+def say(notices: list[str], line: str = "") -> None:
+    """Print notices, and a line, once for all processes of the launch."""
+    if is_main_process():
+        for notice in notices:
+            print(f"note: {notice}", flush=True)
+        if line:
+            print(line, flush=True)
 
 
 def _prior(train: Train, subject: Subject) -> Any:
@@ -102,14 +139,40 @@ def _prior(train: Train, subject: Subject) -> Any:
     return prior
 
 
-def _sample_prompts(train: Train, subjects: list[Subject]) -> list[str]:
-    if train.sample_prompts:
-        return list(train.sample_prompts)
-    prompts = []
-    for subject in subjects:
-        prompts += [subject.instance_prompt, subject.prompts["local"], subject.prompts["global"]]
-        prompts.append(f"photo of {subject.class_word}")
-    return list(dict.fromkeys(prompts))
+def _health(job: _Job) -> tuple[Health | None, list[str]]:
+    """Return what measures the samples, or why nothing does; a ladder cannot do without."""
+    from likeness import metrics
+
+    train, settings = job.train, job.settings
+    if not (settings.sample_every or settings.ladder):
+        return None, []
+    try:
+        metrics.check_available(train.model.metrics, subject=True)
+    except InputError as error:
+        if settings.ladder:
+            raise
+        return None, [f"likeness, prior drift and bleeding are not measured on the way: {error}"]
+    return Health(job.roles, train.model.metrics, train.device), []
+
+
+def _probe(health: Health, samples: dreambooth.Samples, folder: Path, run) -> dict[str, float]:
+    """Measure a sample grid; store and track it beside the base model's."""
+    values = health(samples)
+    if samples.step:
+        sheet = health.sheet(samples)
+        save_sheet(sheet, folder, samples.step)
+        run.images("samples/before_after", [(sheet, f"base model and step {samples.step}")], samples.step)
+    return values
+
+
+def _show_ladder(job: _Job, run) -> None:
+    """Print, store and track the scores of the checkpoints and the one that was kept."""
+    history = storage.History(job.folder / "history.csv", job.settings.num_train_steps).numbers()
+    scored = ladder.score({step: history[step] for step in (0, *job.settings.rungs)})
+    ladder.write_csv(scored, job.folder / "ladder.csv")
+    run.table("ladder", *ladder.table(scored))
+    run.summary({"ladder/knee": scored.knee})
+    ladder.print_ladder(scored, f"{job.who}: {job.settings.ladder} checkpoints; kept: step {scored.knee}")
 
 
 def _forward(event: dreambooth.Event, run) -> None:

@@ -8,12 +8,18 @@ from typing import Any
 from PIL import Image
 
 from likeness.config import Sweep, Train, to_plain
+from likeness.ranks import is_main_process
 
 
 def start_run(config: Train | Sweep, *, name: str, group: str, job_type: str, tags: list[str], directory: Path):
-    """Return an entered-able tracker run with the project's conventions for names, groups and tags."""
+    """Return an entered-able tracker run with the project's conventions for names, groups and tags.
+
+    Of several processes that train together one is tracked.
+    """
     from likeness.report import tracker
 
+    if not is_main_process():
+        return no_run()
     return tracker.start(
         config.logger.mode,
         project=config.logger.project,
@@ -24,6 +30,13 @@ def start_run(config: Train | Sweep, *, name: str, group: str, job_type: str, ta
         config=to_plain(config),
         directory=directory,
     )
+
+
+def no_run():
+    """Return a run that records nothing."""
+    from likeness.report import tracker
+
+    return tracker.Run()
 
 
 def track_cell(
