@@ -1,6 +1,7 @@
 """Gather any set of outputs into one tidy CSV and a Markdown table: python -m likeness.results outputs [...].
 
-README and experiments take their numbers from here. Cells measured with different backbones get tables of their own.
+README and experiments take their numbers from here. Cells measured or drawn with different backbones, weights or
+versions get tables of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
-from likeness.report.records import CellResult, Failed, by_backbones, read_cells
+from likeness.report.effects import effects, effects_table, escaped, structure_verdict
+from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.spreadsheet import write_rows
 from likeness.report.table import interval, success
 
@@ -50,9 +52,12 @@ def write_csv(cells: Sequence[CellResult], target: Path) -> Path:
 
 
 def markdown(cells: Sequence[CellResult]) -> str:
-    """Return one Markdown table per set of backbones: success, LPIPS and its paired difference, Holm-corrected."""
+    """Return two Markdown tables for cells measured alike: one row per cell, and what is pooled over them.
+
+    The first has success, LPIPS and its paired difference; p-values are corrected over each table (Holm).
+    """
     parts = []
-    for backbones, members in by_backbones(cells).items():
+    for backbones, members in measured_alike(cells).items():
         corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in members])
         lines = [
             "| subject | edit | asked | n | edit happened with / without | LPIPS to source with / without "
@@ -66,7 +71,9 @@ def markdown(cells: Sequence[CellResult]) -> str:
                 f"| {interval(cell.difference('lpips'))} | {'–' if p is None else f'{p:.3f}'} "
                 f"| {arms(cell, 'head_shift_px', 1)} |"
             )
-        parts.append("\n".join([*lines, "", f"Measured with {backbones}."]))
+        found = effects(members)
+        said = [verdict, ""] if (verdict := structure_verdict(found)) else []
+        parts.append("\n".join([*lines, "", effects_table(found), "", *said, f"Measured with {backbones}."]))
     return "\n\n".join(parts)
 
 
@@ -74,11 +81,6 @@ def arms(cell: CellResult, metric: str, digits: int) -> str:
     """Return "with / without" of a metric, or a dash."""
     values = [cell.mean(metric, arm) for arm in ("with", "without")]
     return "–" if None in values else " / ".join(f"{value:.{digits}f}" for value in values)
-
-
-def escaped(text: object) -> str:
-    """Return a text that stays in its cell of a Markdown table."""
-    return " ".join(str(text).replace("|", "\\|").split())
 
 
 def report_failures(failed: Sequence[Failed]) -> None:

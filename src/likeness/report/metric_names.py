@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from likeness.metrics.definitions import base_name, region_of
 from likeness.metrics.statistics import decided
 
 METRICS = {
@@ -17,6 +18,14 @@ METRICS = {
     "identity_shift": "identity shifted",
     "blossom": "blossom drawn",
     "asked_shown": "asked factors shown",
+    "dino_structure": "DINO structure distance",
+    "clip_structure": "structure distance, paperdoll CLIP",
+    "pie_structure_x1e3": "PIE-Bench structure distance × 1000",
+    "pie_psnr": "PIE-Bench PSNR, dB",
+    "pie_lpips_x1e3": "PIE-Bench LPIPS × 1000",
+    "pie_mse_x1e4": "PIE-Bench MSE × 10000",
+    "pie_ssim_x1e2": "PIE-Bench SSIM × 100",
+    "pie_clip": "PIE-Bench CLIP score",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neutral": ""}
 HEADLINE = ("edit_success", "lpips", "clip_t", "clip_dir", "head_shift_px")  # the columns of tables over cells
@@ -26,7 +35,9 @@ SHARES, COARSE = ("edit_success",), ("psnr", "head_shift_px")
 
 def named(metric: str, direction: str = "neutral") -> str:
     """Return a metric's name for people, with an arrow to where it is better."""
-    return METRICS.get(metric, metric) + ARROWS[direction]
+    base, place = base_name(metric), region_of(metric)
+    where = f", {place[0]} the {place[1].replace('_', ' ')} region" if place else ""
+    return METRICS.get(base, base) + where + ARROWS[direction]
 
 
 def number(metric: str, value: float | None) -> str:

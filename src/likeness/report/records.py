@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class CellResult:
         """Return the weights the numbers were measured with, as one line."""
         return ", ".join(dict.fromkeys(self.record["backbones"].values()))
 
-    @property
+    @cached_property
     def conditions(self) -> dict[str, str]:
         """Return what must agree before numbers of two cells are averaged, beside the trained weights themselves."""
         record, config = self.record, self.record.get("config") or {}
@@ -166,7 +167,7 @@ def measured_alike(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
     trained: dict[tuple[str, ...], list[str]] = {}
     groups: dict[tuple[tuple[str, str], ...], list[CellResult]] = {}
     for cell in cells:
-        conditions = cell.conditions
+        conditions = dict(cell.conditions)
         known = trained.setdefault((*conditions.values(), cell.axes["subject"]), [])
         weights = str(cell.record.get("weights"))
         if weights not in known:

@@ -1,0 +1,90 @@
+"""What Prompt-to-Prompt changed overall, by edit and by subject: paired differences with everything needed to judge.
+
+Cells must have been measured alike. p-values are corrected over all rows of a table (Holm 1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from likeness.metrics.statistics import decided, holm
+from likeness.report.metric_names import interval, named, number, verdict
+from likeness.report.records import CellResult, pooled
+
+STRUCTURE = ("dino_structure", "clip_structure")  # whichever the suite has
+METRICS = ("edit_success", "clip_t", *STRUCTURE, "lpips", "head_shift_px")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One metric over one group of cells: means of both arms and the paired difference."""
+
+    group: str
+    metric: str
+    direction: str
+    entry: dict[str, Any]
+    corrected: float | None  # p, for the number of rows
+
+    @property
+    def difference(self) -> dict[str, Any]:
+        return self.entry["difference"]
+
+
+def effects(cells: Sequence[CellResult], metrics: Sequence[str] = METRICS) -> list[Effect]:
+    """Return every metric overall, then by edit and by subject where there are several."""
+    groups: dict[str, list[CellResult]] = {"overall": list(cells)}
+    for axis in ("edit", "subject"):
+        names = list(dict.fromkeys(str(cell.axes[axis]) for cell in cells))
+        if len(names) > 1:
+            groups |= {f"{axis} {name}": [c for c in cells if str(c.axes[axis]) == name] for name in names}
+    rows = []
+    for group, members in groups.items():
+        for metric in metrics:
+            entry = pooled(members, metric)
+            if entry is not None:
+                rows.append((group, metric, _direction(members, metric), entry))
+    corrected = holm([entry["difference"]["p"] for *_, entry in rows])
+    return [Effect(*row, p) for row, p in zip(rows, corrected, strict=True)]
+
+
+def _direction(cells: Sequence[CellResult], metric: str) -> str:
+    return next((d for c in cells if (d := c.record["directions"].get(metric))), "neutral")
+
+
+def effects_table(found: Sequence[Effect]) -> str:
+    """Return the effects as a Markdown table; `n` pairs from `sources` source pictures."""
+    lines = [
+        "| over | metric | n | sources | with / without | difference [95 %] | effect d | p (Holm) | with P2P |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for effect in found:
+        difference, metric = effect.difference, effect.metric
+        arms = " / ".join(number(metric, effect.entry[arm]) for arm in ("with", "without"))
+        size = "–" if difference["effect"] is None else f"{difference['effect']:+.2f}"
+        p = "–" if effect.corrected is None else f"{effect.corrected:.3f}"
+        judged = {"open": "–"}.get(word := verdict(difference, effect.direction), word)
+        lines.append(
+            f"| {escaped(effect.group)} | {named(metric, effect.direction)} | {difference['n']} "
+            f"| {difference['independent']} | {arms} | {interval(metric, difference)} | {size} | {p} | {judged} |"
+        )
+    return "\n".join(lines)
+
+
+def structure_verdict(found: Sequence[Effect]) -> str | None:
+    """Return a sentence on whether Prompt-to-Prompt keeps more structure overall; None unless the interval says so."""
+    for effect in found:
+        if effect.group == "overall" and effect.metric in STRUCTURE and decided(effect.difference):
+            word = "more" if effect.difference["mean"] < 0 else "less"
+            return (
+                f"P2P keeps {word} structure than re-prompting: {named(effect.metric)} differs by "
+                f"{interval(effect.metric, effect.difference)}, n = {effect.difference['n']} pairs of "
+                f"{effect.difference['independent']} source pictures."
+            )
+    return None
+
+
+def escaped(text: object) -> str:
+    """Return a text that stays in its cell of a Markdown table."""
+    return " ".join(str(text).replace("|", "\\|").split())
