@@ -61,7 +61,7 @@ def test_finished_stages_are_left_alone(chain):
     assert (chain.out / "unet" / "checkpoint.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("stage", ["clip", "probe"])
+@pytest.mark.parametrize("stage", ["clip", "probe", "judge"])
 def test_stopped_and_resumed_equals_uninterrupted(chain, tmp_path, stage):
     (tmp_path / "data").symlink_to(chain.out / "data")
     (tmp_path / "tokenizer").symlink_to(chain.out / "tokenizer")
@@ -76,6 +76,12 @@ def test_stopped_and_resumed_equals_uninterrupted(chain, tmp_path, stage):
     once = load_tensors(chain.out / stage / "checkpoint.safetensors", "")
     assert again.keys() == once.keys()
     assert all(torch.equal(again[key], once[key]) for key in once)
+
+
+def test_the_judge_draws_its_own_data_with_another_seed(chain):
+    shared, own = (json.loads((chain.out / place / "data.json").read_text()) for place in ("data", "judge/data"))
+    assert own["seed"] != shared["seed"] and own["sha256"] != shared["sha256"]
+    assert (chain.out / "weights" / "judge" / "model.safetensors").is_file()
 
 
 def test_missing_stage_says_which_to_run(tmp_path):

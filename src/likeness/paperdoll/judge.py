@@ -7,6 +7,7 @@ It shares nothing with any metric or loss: a residual network with group normali
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from likeness.paperdoll.probe import IDENTITY_DIM, NAMES, Reading, read_with
 from likeness.paperdoll.weights import judge_dir
 
 GROUPS = 8
+SPAN = (0.6, 0.75)  # the part of the picture, from its middle, in which places start: people stand there
+REACH = 4.0  # a quarter of half a picture is far: heads move no further
+CONTENT, FINE = 24, 16  # numbers read at each place; side of the feature map they are read from
 
 
 class Block(nn.Module):
@@ -36,21 +40,35 @@ class Block(nn.Module):
 
 
 class Slots(nn.Module):
-    """Look at `count` places of a feature map: where each lies, and what is there."""
+    """Look at `count` places of a feature map of `side` x `side`: where each lies, and what is there.
 
-    def __init__(self, width: int, count: int, content: int):
+    Each place starts near a point of a regular grid and moves with what the features say.
+    """
+
+    def __init__(self, width: int, count: int, content: int, side: int):
         super().__init__()
         self.where, self.what = nn.Conv2d(width, count, 1), nn.Conv2d(width, content, 1)
-        self.size = count * (2 + content)
+        self.side, self.size = side, count * (2 + content)
+        columns = math.ceil(math.sqrt(count))
+        rows = math.ceil(count / columns)
+        x = ((torch.arange(count) % columns + 0.5) / columns * 2 - 1) * SPAN[0]
+        y = ((torch.arange(count) // columns + 0.5) / rows * 2 - 1) * SPAN[1]
+        self.register_buffer("home", torch.stack([x, y], 1), persistent=False)
+        distance = (self.grid()[:, None] - self.home).pow(2).sum(-1)  # (side side, count)
+        self.prior = nn.Parameter(-distance.T * (columns / (2 * SPAN[0])) ** 2)
+
+    def grid(self) -> Tensor:
+        """Return x and y in [-1, 1] of every cell, (side side, 2)."""
+        line = torch.linspace(-1, 1, self.side)
+        ys, xs = torch.meshgrid(line, line, indexing="ij")
+        return torch.stack([xs.flatten(), ys.flatten()], 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (n, width, h, w) to (n, size): centres of attention in [-1, 1], then attended content."""
-        h, w = features.shape[-2:]
-        weight = self.where(features).flatten(2).softmax(-1)  # (n, count, h w)
-        ys, xs = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
-        grid = torch.stack([xs.flatten(), ys.flatten()], 1).to(weight)  # (h w, 2)
+        """Map features (n, width, side, side) to (n, size): how far each centre is from home, attended content."""
+        weight = (self.where(features).flatten(2) + self.prior).softmax(-1)  # (n, count, side side)
         content = weight @ self.what(features).flatten(2).transpose(1, 2)
-        return torch.cat([(weight @ grid).flatten(1), content.flatten(1)], 1)
+        moved = (weight @ self.grid().to(weight) - self.home) * REACH
+        return torch.cat([moved.flatten(1), content.flatten(1)], 1)
 
 
 class Judge(nn.Module):
@@ -60,23 +78,24 @@ class Judge(nn.Module):
         self,
         widths: tuple[int, ...] = (32, 64, 128, 192),
         blocks: tuple[int, ...] = (0, 1, 2, 2),
-        slots=24,
-        hidden=256,
+        slots: int = 36,
+        hidden: int = 256,
     ):
         super().__init__()
         self.widths, self.blocks, self.slots, self.hidden = tuple(widths), tuple(blocks), slots, hidden
         self.stem = nn.Conv2d(4 * 5, widths[0], 3, 1, 1)  # 2x2 pixels of RGB, x and y
         self.stages = nn.ModuleList()
         for index, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
-            down = [nn.Conv2d(widths[index - 1], width, 3, 2, 1)] if index else []
+            above = widths[index - 1]
+            down = [nn.GroupNorm(GROUPS, above), nn.SiLU(), nn.Conv2d(above, width, 3, 2, 1)] if index else []
             self.stages.append(nn.Sequential(*down, *(Block(width) for _ in range(depth))))
         self.lateral = nn.Conv2d(widths[3], widths[2], 1)  # what the coarse stage knows, given to the fine one
         self.norm = nn.GroupNorm(GROUPS, widths[2])
-        self.look = Slots(widths[2], slots, 24)
+        self.look = Slots(widths[2], slots, CONTENT, FINE)
         self.read_in = nn.Linear(self.look.size + widths[2] + widths[3], hidden)
         self.heads = nn.ModuleDict({name: nn.Linear(hidden, len(v)) for name, v in NAMES.items()})
-        self.continuous = nn.Linear(hidden + 2 * slots, len(world.CONTINUOUS))
-        self.identity = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, IDENTITY_DIM))
+        self.continuous = head(hidden + 2 * slots, hidden, len(world.CONTINUOUS))
+        self.identity = head(hidden, hidden, IDENTITY_DIM)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map pictures (n, 3, 128, 128) in [0, 1] to logits, and `continuous` and `identity` in [-1, 1]."""
@@ -87,7 +106,7 @@ class Judge(nn.Module):
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map pictures in [0, 1] to features of 16x16, which know the coarse ones, and of 8x8."""
         x = F.pixel_unshuffle(with_coordinates(images * 2 - 1), 2).contiguous(memory_format=torch.channels_last)
-        x = F.silu(self.stem(x))
+        x = self.stem(x)
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -106,6 +125,10 @@ class Judge(nn.Module):
     def read(self, images: Tensor) -> Reading:
         """Read pictures (n, 3, h, w) in [0, 1]; they are resized to 128 px."""
         return read_with(self, images, self.stem.weight.device)
+
+
+def head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
 def with_coordinates(images: Tensor) -> Tensor:

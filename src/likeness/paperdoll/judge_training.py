@@ -20,7 +20,7 @@ from likeness.paperdoll.judge import Judge
 from likeness.paperdoll.presets import Preset
 from likeness.paperdoll.probe import NAMES
 
-WEIGHTS = {"food": 1.5, "continuous": 10.0, "identity": 5.0}  # every other factor 1
+WEIGHTS = {"food": 1.5, "continuous": 15.0, "identity": 5.0}  # every other factor 1
 SMOOTHING = 0.02  # labels are smoothed: the pictures judged later are not drawn ones
 FOOD, ANYONE = 0.3, 0.35  # shares of pictures drawn with a food, and with an identity from the whole space
 ABSENT = {"streak": 0.5, "freckles": 0.5, "scar": 0.5, "beard": 0.4}  # how often anyone lacks a mark
@@ -64,8 +64,8 @@ def damaged(images: Tensor, rng: torch.Generator) -> Tensor:
         images[index] = compressed(images[index], int(quality[index]))
     field = torch.randn(n, 3, h // 8, w // 8, generator=rng)
     blotches = F.interpolate(field, (h, w), mode="bicubic", align_corners=False)
-    images = images + 0.06 * amount(0.3) * blotches
-    images = images + 0.04 * amount(0.3) * torch.randn(images.shape, generator=rng)
+    images = images + 0.04 * amount(0.3) * blotches
+    images = images + 0.03 * amount(0.3) * torch.randn(images.shape, generator=rng)
     gain, shift = torch.rand(n, 3, 1, 1, generator=rng), torch.rand(n, 1, 1, 1, generator=rng)
     return (images * (0.97 + 0.06 * gain) + 0.04 * (shift - 0.5)).clamp(0, 1)
 
