@@ -55,7 +55,7 @@ def test_too_little_data_is_said_not_guessed():
 
 
 def bca(values, resamples):
-    """Efron 1987, eq. 6.5 to 6.8, for the mean: its ends from bootstrap means drawn here."""
+    """Efron 1987 for the mean: the ends, from bootstrap means drawn here."""
     means = np.sort(np.random.default_rng(11).choice(values, (resamples, len(values))).mean(1))
     z0 = stats.norm.ppf((means < values.mean()).mean() + (means == values.mean()).mean() / 2)
     left_out = (values.sum() - values) / (len(values) - 1)

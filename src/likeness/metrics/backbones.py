@@ -11,7 +11,7 @@ from likeness.errors import InputError
 
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 DINO_STRUCTURE = "facebook/dino-vitb8"  # Tumanyan et al. 2022; PIE-Bench
-DINO_SUBJECT = "facebook/dino-vits16"  # Ruiz et al. 2023, sec. 4.2
+DINO_SUBJECT = "facebook/dino-vits16"  # Ruiz et al. 2023, sec. 4.1
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # either will do, the first is named to who has neither
 CLIP_FILES = (
     ("config.json",),

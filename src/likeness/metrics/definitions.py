@@ -32,7 +32,7 @@ class Definition:
 _CLIP = "embedded: paperdoll CLIP · standard, pie: CLIP ViT-L/14"
 _LPIPS = "embedded: probe's trunk, unweighted · standard: alex (vgg, squeeze by option) · pie: squeeze"
 _PROBE = "embedded: probe"
-_PIXELS = "none"
+_PIXELS = "the pixels"
 _PIE = "Ju et al. 2024 (PIE-Bench), evaluation/matrics_calculator.py"
 _DB = "Ruiz et al. 2023"
 _SUITE, _READ, _SUBJ, _LIT = "suite.py", "readings.py", "subject.py", "pie.py"
@@ -41,7 +41,7 @@ H, L, N = "higher", "lower", "neutral"
 EDIT = {
     "clip_t": Definition(
         "cosine of picture and target prompt; torchmetrics' CLIPScore is 100 times this, at least 0",
-        "Radford et al. 2021; Hessel et al. 2021", "cosine", H, _CLIP, _SUITE,
+        "Radford et al. 2021; CLIP-T of Ruiz et al. 2023, sec. 4.1", "cosine", H, _CLIP, _SUITE,
     ),
     "clip_dir": Definition(
         "cosine of the step from source to edited picture and the step from source to target prompt; none where "
@@ -57,7 +57,8 @@ EDIT = {
     ),
     "dino_structure": Definition(
         "mean squared difference of the key self-similarities of source and edited picture, last layer, 224 px, "
-        "input in [0, 1]", "Tumanyan et al. 2022, eq. 2 and 3", "1", L, "standard, pie: DINO ViT-B/8", "structure.py",
+        "input in [0, 1]", "Tumanyan et al. 2022, released code", "1", L, "standard, pie: DINO ViT-B/8",
+        "structure.py",
     ),
     "clip_structure": Definition(
         "the same distance in the keys of the embedded CLIP's vision tower; not comparable with DINO's",
@@ -92,11 +93,11 @@ PROBED = {
 
 SUBJECT = {
     "clip_i": Definition(
-        "mean cosine of a picture to all photos", f"{_DB}, sec. 4.2 (which does not name the CLIP)", "cosine", H,
+        "mean cosine of a picture to all photos", f"{_DB}, sec. 4.1 (which does not say which CLIP)", "cosine", H,
         _CLIP, _SUBJ,
     ),
     "dino": Definition(
-        "mean cosine of a picture's class token to those of all photos", f"{_DB}, sec. 4.2", "cosine", H,
+        "mean cosine of a picture's class token to those of all photos", f"{_DB}, sec. 4.1", "cosine", H,
         "standard, pie: DINO ViT-S/16", _SUBJ,
     ),
     "identity_distance": Definition(

@@ -1,4 +1,4 @@
-"""Structure distance: how differently the parts of two pictures resemble each other (Tumanyan et al. 2022, sec. 3.1).
+"""Structure distance: how differently the parts of two pictures resemble each other (Tumanyan et al. 2022).
 
 Shapes: n pictures, t tokens (the class token first), d dimensions of the keys of a vision transformer's last layer.
 """
@@ -13,14 +13,15 @@ SMALLEST = 1e-8  # product of two lengths
 
 
 def self_similarity(keys: Tensor) -> Tensor:
-    """Return the cosines (n, t, t) between the keys (n, t, d) of one picture's tokens (eq. 2)."""
+    """Return the cosines (n, t, t) between the keys (n, t, d) of one picture's tokens."""
     length = keys.norm(dim=-1, keepdim=True)
     return keys @ keys.transpose(1, 2) / (length @ length.transpose(1, 2)).clamp_min(SMALLEST)
 
 
 def structure_distance(a: Tensor, b: Tensor, tokens: Tensor | None = None) -> Tensor:
-    """Return the mean squared difference (n,) of two self-similarities, the class token included (eq. 3).
+    """Return the mean squared difference (n,) of two self-similarities, the class token included.
 
+    The paper takes the Frobenius norm; its released code, and all who quote it, the mean square.
     `tokens` (n, t) keeps only pairs of chosen tokens; NaN where fewer than two are chosen.
     """
     difference = (self_similarity(a.float()) - self_similarity(b.float())).square()

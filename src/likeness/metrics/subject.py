@@ -5,7 +5,9 @@ Pictures and photos are float (n, 3, h, w) in [0, 1] of any size; whatever is us
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -121,6 +123,32 @@ class SubjectMetrics:
         if "identity_distance" in base:
             values["bleed_identity"] = 1 - values["pres_identity_distance"] / base["identity_distance"]
         return values
+
+
+class Fidelity:
+    """One subject's photos, ready to be compared with pictures that a suite has already encoded.
+
+    The photos are loaded and encoded when they are first needed.
+    """
+
+    def __init__(self, judge: SubjectMetrics, load_photos: Callable[[], Tensor]) -> None:
+        self.judge, self._load = judge, load_photos
+
+    @cached_property
+    def photos(self) -> Seen:
+        return self.judge.see(self._load())
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """Return what `clip_i`, `dino` and `identity_distance` are measured with, where the suite has them."""
+        names = ("clip_i", "dino", "identity_distance")
+        return {name: self.judge.backbones[name] for name in names if name in self.judge.backbones}
+
+    def measure(self, pictures: Tensor, clip: Tensor, reading: Any | None) -> dict[str, Tensor]:
+        """Compare pictures (n, 3, h, w), given their CLIP embeddings and their reading by the probe."""
+        dino = self.judge.dino.images(pictures) if self.judge.dino is not None else None
+        identity, who = (reading.identity, reading.who) if reading is not None else (None, None)
+        return self.judge.measure(Seen(pictures, clip, dino, identity, who), self.photos)
 
 
 def paired_pictures(before: Seen, after: Seen) -> None:

@@ -6,7 +6,7 @@ Every picture is encoded once, however many others it is compared with.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from likeness.metrics.encoders import Clip, Dino, Lpips, direction, embedded_lpi
 from likeness.metrics.pie import PieBench
 from likeness.metrics.readings import compare
 from likeness.metrics.structure import structure_distance, tokens_within
+from likeness.metrics.subject import Fidelity
 
 HIGHEST_PSNR = 60.0  # dB; identical pictures would be infinite, 8-bit rounding alone gives 59
 PIXELS_AT_ONCE = 2**20  # of one arm: 4 seeds of 512 px
@@ -47,6 +48,11 @@ class Suite:
     backbones: dict[str, str]  # metric -> name@hash of what it was measured with
     device: str = "cpu"
     pie: PieBench | None = None
+    fidelity: Fidelity | None = None
+
+    def with_subject(self, fidelity: Fidelity) -> Suite:
+        """Return this suite, which then also measures the likeness to a subject's photos."""
+        return replace(self, fidelity=fidelity, backbones=self.backbones | fidelity.backbones)
 
     @property
     def directions(self) -> dict[str, str]:
@@ -145,6 +151,8 @@ class Suite:
         }
         if self.probe is not None:
             values |= compare(source.reading, edited.reading, source_prompt, prompt)
+        if self.fidelity is not None:
+            values |= self.fidelity.measure(edited.pictures, edited.clip, edited.reading)
         if self.pie is not None:
             values |= self.pie.measure(source.pictures, edited.pictures, prompt, masks)
         if masks:

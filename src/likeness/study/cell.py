@@ -63,7 +63,7 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
 
     plan = plan_edit(sweep)
     models.check_available(place.model_source(sweep.model))
-    metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net)
+    metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True)
     if sweep.train_missing and not dreambooth.is_finished(place.model_folder(sweep)):
         from likeness.study.finetune import finetune_missing
 
@@ -98,13 +98,13 @@ def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, str]:
 
 class _Cell:
     def __init__(self, sweep: Sweep, plan: EditPlan, finetuned: Path, overrides: list[str]) -> None:
-        from likeness import metrics
+        from likeness.study import measure
 
         self.sweep, self.plan, self.finetuned, self.overrides = sweep, plan, finetuned, overrides
         self.base = place.model_source(sweep.model)
         self.device = models.resolve_device(sweep.device)
         self.dtype = models.resolve_dtype(sweep.model.dtype, self.device)
-        self.suite = metrics.build(sweep.metrics.name, device=self.device, lpips_net=sweep.metrics.lpips_net)
+        self.suite = measure.suite_for(sweep, self.device)
         self.weights = self._weights()
         identity = cells.cell_identity(sweep, plan, self.weights, self.dtype, self.suite.backbones)
         self.hash = place.short_hash(identity)

@@ -68,7 +68,7 @@ def what_is_missing(sweep: Sweep, command: str) -> dict[str, str]:
     checks = {
         f"base model {sweep.model.source}": lambda: models.check_available(place.model_source(sweep.model)),
         f"metrics {sweep.metrics.name}": lambda: metrics.check_available(
-            sweep.metrics.name, lpips_net=sweep.metrics.lpips_net
+            sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True
         ),
     }
     for what, check in checks.items():

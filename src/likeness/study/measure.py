@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,35 @@ import torch
 from PIL import Image
 
 from likeness.config import Sweep
+from likeness.study import place
 from likeness.study.cells import ARMS, CellWriter
 from likeness.study.plan import EditPlan
+from likeness.subjects import load_photos
 
+SIDE = 512  # of photos, where the model's resolution is its own
 Measured = dict[str, dict[str, list[float | None]]]  # arm -> metric -> one value per seed
 
 
 def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     """Return uint8 (h, w, 3) pictures as float (n, 3, h, w) in [0, 1]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def suite_for(sweep: Sweep, device: str):
+    """Return the suite that measures a cell, the likeness to the subject's photos included."""
+    photos = tuple(photo.path for photo in place.photos_of(sweep.subject))
+    side = sweep.model.resolution or SIDE
+    return _suite(sweep.metrics.name, device, sweep.metrics.lpips_net, photos, side)
+
+
+@functools.lru_cache(maxsize=8)
+def _suite(name: str, device: str, lpips_net: str | None, photos: tuple[Path, ...], side: int):
+    from likeness import metrics
+    from likeness.metrics.subject import Fidelity
+
+    judge = metrics.build_subject(name, device=device, lpips_net=lpips_net)
+    suite = metrics.build(name, device=device, lpips_net=lpips_net)
+    return suite.with_subject(Fidelity(judge, lambda: load_photos(photos, side)))
 
 
 def measure(
