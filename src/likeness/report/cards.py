@@ -93,7 +93,7 @@ def facets(cell: CellResult) -> dict[str, str]:
         "schedule",
         "model",
     )
-    found = {name: cell.axes.get(name) for name in names}
+    found = {name: cell.axes.get(name) for name in names} | {"settings": cell.settings or None}
     return {k: "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for k, v in found.items()}
 
 

@@ -52,7 +52,12 @@ def varying(cells: Sequence[CellResult]) -> list[str]:
 def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
     """Return the cells with the settings in which they differ in their labels: "cake, cross 0–0.8"."""
     paths = varying(cells)
-    return [replace(cell, settings=", ".join(f"{NAMES[p]} {setting(cell, p)}" for p in paths)) for cell in cells]
+
+    def settings(cell: CellResult) -> str:
+        found = ((NAMES[path], setting(cell, path)) for path in paths)
+        return ", ".join(f"{name} {value}" for name, value in found if value != "–")
+
+    return [replace(cell, settings=settings(cell)) for cell in cells]
 
 
 def number_of(text: str) -> tuple[float, str]:

@@ -1,0 +1,68 @@
+"""Report and gather over many cells: 1,000 in under 20 s (slow test), and the share of that for a few (default)."""
+
+import time
+
+import numpy as np
+import pytest
+from cells_on_disk import write_cell
+from PIL import Image
+
+from likeness.metrics import statistics
+from likeness.report.page import write_report
+from likeness.report.thumbnails import BUDGET, Thumbnails
+from likeness.study.gather import gather
+
+
+def drawn(number, side):
+    """Return what draws pictures with about the detail of real ones, another for every cell, seed and arm."""
+
+    def picture(seed, arm):
+        rng = np.random.default_rng([number, seed, len(arm)])
+        coarse = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
+        grain = rng.integers(-6, 7, (side, side, 1))
+        return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
+
+    return picture
+
+
+def sweep_of(root, count, monkeypatch, side=128):
+    """Write a run folder of `count` cells; the intervals of single cells are not computed, to save the test's time."""
+    entry = {"n": 4, "independent": 4, "mean": -0.1, "low": -0.2, "high": -0.05, "p": 0.125, "effect": -1.0}
+    monkeypatch.setattr("cells_on_disk.paired", lambda *_: entry)
+    for number in range(count):
+        folder = write_cell(
+            root / "cells", f"cell{number}", subject=("tuki", "bnh")[number % 2], picture=drawn(number, side),
+            axes={"edit": ("local", "global", "refine")[number % 3], "style": f"style {number % 8}"},
+        )  # fmt: skip
+        (root / "run" / str(number)).mkdir(parents=True)
+        (root / "run" / str(number) / "cell.txt").write_text(f"{folder}\n")
+    return root / "run"
+
+
+def cpu_seconds(run):
+    started = time.process_time()
+    gather(run)
+    return time.process_time() - started
+
+
+def test_a_report_takes_its_share_of_20_s_for_a_thousand_cells(tmp_path, monkeypatch):
+    statistics.paired([1.0, 2.0, 4.0], [0.0, 0.0, 0.0])  # scipy is imported once, whatever the number of cells
+    run = sweep_of(tmp_path, 25, monkeypatch)
+    first = cpu_seconds(run)
+    again = cpu_seconds(run)
+    assert first < 25 * 0.02 + 1.5 and again < 0.75 * first  # thumbnails are remembered
+
+
+def test_two_hundred_cells_stay_below_20_mb(tmp_path, monkeypatch):
+    run = sweep_of(tmp_path, 5, monkeypatch, side=256)  # a fortieth of the cells, of the budget, and of the page
+    monkeypatch.setattr("likeness.report.page.Thumbnails", lambda: Thumbnails(BUDGET // 40))
+    page = write_report([run.parent / "cells" / f"cell{i}" for i in range(5)], tmp_path / "report.html", "t")
+    assert 20e6 / 4 < 40 * page.stat().st_size < 20e6
+
+
+@pytest.mark.slow
+def test_a_thousand_cells(tmp_path, monkeypatch):
+    run = sweep_of(tmp_path, 1000, monkeypatch)
+    assert cpu_seconds(run) < 25  # on both of two cores: thumbnails, the larger part, are made in parallel
+    assert cpu_seconds(run) < 10
+    assert (run / "report.html").stat().st_size < 30e6
