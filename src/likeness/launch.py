@@ -90,7 +90,8 @@ def launcher_missing(target: str) -> str | None:
             except ModuleNotFoundError:  # not even hydra_plugins
                 found = None
             if found is None:
-                return f"this launcher is not installed; run: uv pip install -e '.[{extra}]'"
+                name = target.rsplit(".", 1)[-1]
+                return f"Hydra's {name} is not installed; run: uv pip install -e '.[{extra}]'"
     return None
 
 

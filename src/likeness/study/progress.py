@@ -1,13 +1,14 @@
 """The sweep's one progress bar: cells done of all, time gone, and an estimate of the time left.
 
-Only where all jobs run in one process; the estimate is the mean time of the cells drawn so far, so that cells which
-were there already do not make it rosy.
+Only where all jobs run in one process. The estimate is the mean time of the cells drawn so far, so that cells which
+were there already do not make it rosy; once there are others, the first, which also loads the models, is left out.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from statistics import mean
 from typing import TextIO
 
 
@@ -16,7 +17,7 @@ class SweepProgress:
 
     def __init__(self, total: int, stream: TextIO) -> None:
         self.total, self.stream = total, stream
-        self.done, self.drawn, self.seconds = 0, 0, 0.0
+        self.done, self.taken = 0, []  # seconds of each cell drawn
         self.started = time.perf_counter()
         self.bar = self._bar() if stream.isatty() else None
 
@@ -34,7 +35,7 @@ class SweepProgress:
         """Count one cell; `drawn` says whether its time tells anything about the next."""
         self.done += 1
         if drawn:
-            self.drawn, self.seconds = self.drawn + 1, self.seconds + seconds
+            self.taken.append(seconds)
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, state=self.state())
         else:
@@ -48,7 +49,7 @@ class SweepProgress:
 
     def seconds_left(self) -> float | None:
         """Return the estimate; None before the first cell was drawn."""
-        return (self.total - self.done) * self.seconds / self.drawn if self.drawn else None
+        return (self.total - self.done) * mean(self.taken[1:] or self.taken) if self.taken else None
 
     def close(self) -> None:
         if self.bar is not None:

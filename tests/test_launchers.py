@@ -1,0 +1,139 @@
+"""One command on every launcher, what a missing one says, and how far a sweep is."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_study
+from hydra import compose, initialize_config_dir
+
+from likeness import launch
+from likeness.study import cells, dry_run
+from likeness.study.progress import SweepProgress
+
+ROOT = Path(__file__).parents[1]
+LAUNCHERS = sorted(p.stem for p in (ROOT / "conf" / "hydra" / "launcher").glob("*.yaml"))
+ABSENT = "import sys, runpy; sys.modules['hydra_plugins'] = None; runpy.run_path('sweep.py', run_name='__main__')"
+
+
+@pytest.mark.filterwarnings("ignore:.*is validated against ConfigStore schema")  # as launch.py does
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_composes_and_names_the_extra_that_brings_it(name, monkeypatch):
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        target = compose("sweep", [f"hydra/launcher={name}"], return_hydra_config=True).hydra.launcher._target_
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    extra = launch.launcher_missing(target).split("'")[-2].strip(".[]")
+    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    assert launch.launcher_missing(launch.IN_PROCESS) is None
+
+
+def test_a_launcher_that_is_not_installed_is_one_line_with_the_command(tmp_path):
+    command = [sys.executable, "-c", ABSENT, "-m", "hydra/launcher=joblib", "target=cake,pizza", f"out={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.strip().splitlines() == [
+        "error: Hydra's JoblibLauncher is not installed; run: uv pip install -e '.[joblib]'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "params", "jobs"),
+    [
+        (["edit=local", "target=cake,pizza"], {}, 2),
+        (["seeds=[0,1],[2,3]", "style='a, b',c"], {}, 4),
+        (["style=charcoal"], {"edit": "global,local", "style": "watercolor,charcoal"}, 2),
+        (["weight=range(3)"], {}, 3),
+        (["weight=interval(0,1)"], {}, None),
+    ],
+)
+def test_jobs_are_counted_as_hydra_makes_them(arguments, params, jobs):
+    assert launch.count_jobs(arguments, params) == jobs
+
+
+def test_the_estimate_comes_from_drawn_cells_and_forgets_the_first():
+    stream = io.StringIO()
+    progress = SweepProgress(10, stream)
+    progress.advance(0.1, drawn=False)
+    assert progress.seconds_left() is None
+    progress.advance(60.0, drawn=True)
+    assert progress.seconds_left() == 8 * 60
+    progress.advance(10.0, drawn=True)
+    assert progress.seconds_left() == 7 * 10 and "cell 3 of 10" in stream.getvalue()
+    assert "about 70 s left" in stream.getvalue().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tiny_study.build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def out(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(world))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tiny_study.pretend_to_finetune(tiny_study.sweep_of(tmp_path, "edit=local"))
+    return tmp_path
+
+
+def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess:
+    small = ("sampler.num_inference_steps=2", "seeds=[0]", "logger=none", f"out={out}")
+    command = [sys.executable, "sweep.py", "-m", "edit=local", *arguments, *small]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
+
+
+def finished(out: Path) -> int:
+    return sum(cells.is_done(folder) for folder in (out / "cells").glob("[!.]*"))
+
+
+def assert_one_of_three_failed(out: Path, done: subprocess.CompletedProcess) -> None:
+    shown = done.stdout + done.stderr
+    assert done.returncode != 0 and finished(out) == 2, shown
+    assert "1 of 3 cells failed" in shown and "same number of words" in shown and "Traceback" not in shown
+    (report,) = out.glob("runs/*/report.html")
+    assert "a b c" in report.read_text()
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_reported_the_rest_goes_on_and_the_exit_code_says_so(out):
+    done = sweep(out, "target=cake,a b c,lasagne")
+    assert_one_of_three_failed(out, done)
+    assert "cell 3 of 3" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "plugin"), [("joblib", "joblib"), ("submitit_local", "submitit")])
+def test_launchers_with_processes_of_their_own(out, launcher, plugin):
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    done = sweep(out, "target=cake,a b c,lasagne", f"hydra/launcher={launcher}")
+    assert_one_of_three_failed(out, done)
+    again = sweep(out, "target=cake,lasagne", f"hydra/launcher={launcher}")
+    assert again.returncode == 0 and finished(out) == 2, again.stderr
+
+
+@pytest.mark.slow
+def test_ray_where_it_runs(out):
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    done = sweep(out, "target=cake,lasagne", "hydra/launcher=ray")
+    assert done.returncode == 0 and finished(out) == 2, done.stderr
+
+
+def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, capsys, monkeypatch):
+    from likeness.study.cell import run_cell
+
+    monkeypatch.setattr(dry_run, "TOTAL", dry_run.Total())
+    dry_run.records.cache_clear()
+    dry_run._by_config.cache_clear()
+    there = tiny_study.sweep_of(out, "edit=local", "target=cake")
+    folder = run_cell(there, out / "run", [])
+    capsys.readouterr()
+    missing = tiny_study.sweep_of(out, "edit=local", "target=pizza", "subject=bnh")
+    for cell in (there, missing):
+        cell.dry_run = True
+        assert run_cell(cell, out / "dry", ["edit=local", f"subject={cell.subject.name}"]) is None
+    dry_run.print_total()
+    shown = capsys.readouterr().out
+    assert f"already there in {folder}" in shown and "target  A painting of a bnh keanu reeves eating a pizza" in shown
+    assert "make it: python train.py subject=bnh" in shown and "(median of 1 recorded cells)" in shown
+    assert "2 cells: 1 there, 1 to draw, about" in shown and not (out / "dry").exists()
