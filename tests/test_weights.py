@@ -60,7 +60,7 @@ def test_the_card_says_how_good_it_is():
 @pytest.mark.weights
 def test_the_probe_reads_fresh_pictures_as_they_were_drawn():
     from likeness.paperdoll.dataset import fresh
-    from likeness.paperdoll.evaluate import drawn, wrong_or_right
+    from likeness.paperdoll.evaluate_reading import drawn, wrong_or_right
     from likeness.paperdoll.probe import load_probe
 
     images, factors = fresh(99, 64)
@@ -71,7 +71,7 @@ def test_the_probe_reads_fresh_pictures_as_they_were_drawn():
 @pytest.mark.weights
 def test_asked_styles_and_scenes_are_drawn(pipe):
     from likeness.paperdoll.captions import asked
-    from likeness.paperdoll.evaluate import generate
+    from likeness.paperdoll.evaluate_drawing import generate
     from likeness.paperdoll.probe import load_probe
 
     prompts = ["photo of a man on a beach", "watercolor painting of a woman in the jungle",

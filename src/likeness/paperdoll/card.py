@@ -1,15 +1,19 @@
-"""Put a pretraining's parts into the shipped folders (fp16); write the model card with its measures."""
+"""Put a pretraining's parts into the shipped folders (fp16); write the model card from what was measured."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from likeness.errors import InputError
+from likeness.paperdoll.bars import table, verdict
 from likeness.paperdoll.checkpoints import read_state, write_atomic, write_json
 from likeness.paperdoll.presets import Preset
 
+TRAINING, SUBJECTS = "training.json", "subjects.md"
 
-def assemble_weights(out: Path, target: Path, preset: Preset) -> None:
+
+def assemble_weights(out: Path, target: Path, preset: Preset, preset_name: str, seed: int) -> None:
     """Write `target`/pipeline, clip and probe from the stages' averaged weights, finished or not; and the judge."""
     import torch
     from diffusers import AutoencoderKL
@@ -35,6 +39,7 @@ def assemble_weights(out: Path, target: Path, preset: Preset) -> None:
         save_judge(load_judge(folder=out / "judge" / "model"), target / "judge")
     for config in (target / "pipeline" / "text_encoder", target / "clip"):
         load_in_float32(config / "config.json")
+    write_json(target / TRAINING, training_record(out, preset, preset_name, seed))
 
 
 def load_in_float32(config: Path) -> None:
@@ -47,52 +52,75 @@ def load_in_float32(config: Path) -> None:
     write_json(config, content)
 
 
-def training(out: Path, preset: Preset) -> str:
-    """Return how long each stage trained, as a Markdown table."""
-    lines = ["| stage | steps | batch | rounds | minutes |", "|---|---|---|---|---|"]
+def training_record(out: Path, preset: Preset, preset_name: str, seed: int) -> dict:
+    """Return how the weights came about: data and its hash, and how long each stage trained."""
+    stages = {}
     for stage in ("vae", "clip", "probe", "unet", "judge"):
         state = read_state(out / stage / "checkpoint.safetensors")
         if state:
-            minutes = (state.earlier_elapsed + state.elapsed) / 60
-            steps, batch = state.earlier_steps + state.step, getattr(preset, stage).batch
-            lines.append(f"| {stage} | {steps} | {batch} | {state.round + 1} | {minutes:.1f} |")
+            stages[stage] = {
+                "steps": state.earlier_steps + state.step,
+                "batch": getattr(preset, stage).batch,
+                "rounds": state.round + 1,
+                "minutes": round((state.earlier_elapsed + state.elapsed) / 60, 1),
+            }
+    data = {"shared": out / "data", "judge": out / "judge" / "data"}
+    read = {name: json.loads((folder / "data.json").read_text()) for name, folder in data.items() if folder.is_dir()}
+    return {"preset": preset_name, "seed": seed, "data": read, "stages": stages}
+
+
+def training_table(stages: dict[str, dict]) -> str:
+    lines = ["| stage | steps | batch | rounds | minutes |", "|---|---|---|---|---|"]
+    lines += [f"| {stage} | {' | '.join(str(v) for v in about.values())} |" for stage, about in stages.items()]
     return "\n".join(lines)
 
 
-def write_card(
-    out: Path, weights: Path, preset_name: str, seed: int, *, pictures: int, steps: int = 50, guidance=5.0
-) -> None:
-    """Measure `weights` and write MODEL_CARD.md and measures.json beside them."""
-    from likeness.paperdoll.evaluate import measure_all, table
-    from likeness.paperdoll.presets import PRESETS
-
-    values = measure_all(weights, pictures=2 * pictures, count=pictures, steps=steps, guidance=guidance)
-    data = json.loads((out / "data" / "data.json").read_text())
+def write_card(weights: Path, values: dict[str, float], command: str) -> None:
+    """Write MODEL_CARD.md beside the weights; raises InputError if nothing there says how they were trained."""
+    if not (weights / TRAINING).is_file():
+        raise InputError(f"{weights / TRAINING} is missing: pretraining's stage 'card' writes it with the weights.")
+    training = json.loads((weights / TRAINING).read_text())
+    data = "\n".join(
+        f"- {name}: {about['pictures']} pictures, seed {about['seed']}, sha256 `{about['sha256']}`"
+        for name, about in training["data"].items()
+    )
     text = f"""# The embedded model `paperdoll`
 
-A latent-diffusion model in Stable Diffusion's layout that draws paper-doll portraits at 128 px, its CLIP and
-its probe, trained from nothing by
-`python -m likeness.paperdoll.pretrain --preset {preset_name} --seed {seed}`.
+A latent-diffusion model in Stable Diffusion's layout that draws paper-doll portraits at 128 px, its CLIP, its
+probe and its judge, trained from nothing by
+`python -m likeness.paperdoll.pretrain --preset {training["preset"]} --seed {training["seed"]}`.
 It knows the drawn world of this repository and nothing else: no photographs, no real faces, no words beyond
 the world's grammar.
 
 ## Measured quality
 
-By `python -m likeness.paperdoll.evaluate --prompts {pictures} --pictures {2 * pictures} --steps {steps} \
---guidance {guidance}`, on pictures, prompts
-and seeds not trained on. The aim is what later training is judged by; what is below it is below it.
+By `{command}`, on pictures, prompts and seeds not trained on. A bar that is missed is missed: the measure stays.
 
 {table(values)}
 
-`drawn/x` is the share of generated pictures in which the shipped probe reads factor x as the prompt asks it.
+{verdict(values)}
 
+`probe/x` and `judge/x` are the accuracies (errors: mean absolute) of the two readers on fresh renderings.
+`autoencoder/x gained` is a reader's accuracy on reconstructions minus that on their originals. `drawn/x` is the
+share of generated pictures in which the **judge** reads factor x as the prompt asks it; the judge shares neither
+architecture, seed, data nor augmentation with the probe, and no metric or loss uses it. `diversity/x` compares many
+seeds of one prompt with renderings of it: the 1-Wasserstein distance in standard deviations of the world, the same
+between two samples of the world, and the ratio of the spreads; `asked to drawn` is a total variation distance.
+{subjects_section(weights)}
 ## Training
 
-{training(out, PRESETS[preset_name])}
+{training_table(training["stages"])}
 
-Data: {data["pictures"]} pictures, seed {data["seed"]}, sha256 `{data["sha256"]}`.
+Data:
+{data}
+
 Where a stage's schedule was ended by minutes (`--minutes`), the number of steps above is what the machine
 managed; `--steps` repeats it.
 """
-    write_json(weights / "measures.json", values)
     write_atomic(weights / "MODEL_CARD.md", lambda place: place.write_text(text))
+
+
+def subjects_section(weights: Path) -> str:
+    """Return what was measured on fine-tuned subjects, if it was (`python -m likeness.study.evaluate_subjects`)."""
+    file = weights / SUBJECTS
+    return f"\n## Fine-tuned subjects\n\n{file.read_text().strip()}\n" if file.is_file() else ""

@@ -1,185 +1,123 @@
-"""Measure the embedded model: python -m likeness.paperdoll.evaluate --prompts N prints the card's table.
+"""Measure the embedded model and rewrite its card: python -m likeness.paperdoll.evaluate [--prompts 500].
 
-Everything is measured on pictures, prompts and seeds that pretraining never used. The probe that reads
-generated pictures is the shipped one: it is not independent of the metrics that use it.
+Everything is measured on pictures, prompts and seeds that pretraining never used. What is generated is judged by
+the judge, which shares nothing with any metric or loss.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from likeness.paperdoll import world
-from likeness.paperdoll.captions import asked, caption, prompts
-from likeness.paperdoll.dataset import SIZE, fresh
+from likeness.errors import InputError
+from likeness.paperdoll.bars import table, verdict
+from likeness.paperdoll.captions import caption, prompts
+from likeness.paperdoll.card import write_card
+from likeness.paperdoll.checkpoints import write_json
+from likeness.paperdoll.dataset import fresh
+from likeness.paperdoll.evaluate_drawing import (
+    RETRIEVAL,
+    agreement,
+    generate,
+    measure_balance,
+    measure_diversity,
+    measure_drawing,
+    retrieval,
+)
+from likeness.paperdoll.evaluate_reading import measure_autoencoder, measure_readers
 
-FACTORS = tuple(world.CATEGORICAL)
-RETRIEVAL = 64  # captions a picture chooses from
-BARS = {  # what the finished model should reach; shown beside what is measured
-    "probe/style": ">= 0.98", "probe/scene": ">= 0.98", "probe/food": ">= 0.98", "probe/hat": ">= 0.98",
-    "probe/sunglasses": ">= 0.98", "probe/head_x error px": "<= 0.5", "probe/head_y error px": "<= 0.5",
-    "probe/head_size error px": "<= 0.5", "probe/turn error": "<= 3", "probe/tilt error": "<= 3",
-    "autoencoder/psnr dB": ">= 27", "drawn/style": ">= 0.95", "drawn/scene": ">= 0.95",
-    "drawn/sunglasses": ">= 0.95", "drawn/hat": ">= 0.95", "drawn/food": ">= 0.90", "drawn/who": ">= 0.95",
-    "clip/retrieval of 64, rendered": ">= 0.90", "clip/retrieval of 64, generated": ">= 0.80",
-}  # fmt: skip
-
-
-def wrong_or_right(probe, images: Tensor, expected: list[dict[str, str]]) -> dict[str, list[bool]]:
-    """Return, per factor, whether the probe reads each picture as expected (where something is expected)."""
-    reading = probe.read(images)
-    seen = {name: reading.names(name) for name in (*FACTORS, "who")}
-    return {
-        name: [value == want[name] for value, want in zip(values, expected, strict=True) if name in want]
-        for name, values in seen.items()
-    }
+PARTS = ("pipeline/model_index.json", "clip/config.json", "probe/config.json", "judge/config.json")
 
 
-def drawn(factors: world.Factors) -> dict[str, str]:
-    """Return the names of the categorical factors a picture was drawn from."""
-    labels = factors.labels()
-    return {name: world.CATEGORICAL[name][int(labels[name])] for name in FACTORS} | {"who": factors.who}
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: random prompts, fresh renderings, seeds of each repeated prompt; and how it is drawn."""
+
+    prompts: int = 128
+    pictures: int = 1024
+    seeds: int = 32
+    steps: int = 50
+    guidance: float = 5.0
+    seed: int = 1
+
+    @property
+    def command(self) -> str:
+        options = " ".join(f"--{name} {value}" for name, value in vars(self).items())
+        return f"python -m likeness.paperdoll.evaluate {options}"
 
 
-def share(values: list[bool]) -> float:
-    return float(np.mean(values)) if values else float("nan")
-
-
-def measure_probe(probe, *, seed: int, pictures: int) -> dict[str, float]:
-    """Return accuracies on fresh pictures, the worst style's accuracy, and the errors of pose and place."""
-    images, factors = fresh(seed, pictures)
-    right = wrong_or_right(probe, images, [drawn(f) for f in factors])
-    out = {f"probe/{name}": share(values) for name, values in right.items()}
-    styles = np.array([f.style for f in factors])
-    for name in FACTORS:
-        by_style = [np.array(right[name])[styles == style].mean() for style in set(styles.tolist())]
-        out[f"probe/{name} in its worst style"] = float(min(by_style))
-    reading = probe.read(images)
-    for name in world.CONTINUOUS:
-        truth = torch.tensor([float(f.labels()[name]) for f in factors])
-        error = (reading.continuous[name] - truth).abs().mean().item()
-        pixels = name in ("head_x", "head_y", "head_size")
-        out[f"probe/{name} error" + (" px" if pixels else "")] = error * (SIZE if pixels else 1)
-    identities = torch.tensor(np.stack([f.identity.vector() for f in factors]))
-    out["probe/identity error"] = (reading.identity - identities).abs().mean().item()
-    return out
-
-
-def measure_autoencoder(vae, probe, *, seed: int, pictures: int) -> dict[str, float]:
-    """Return PSNR in dB over all styles and in the worst, and the probe's accuracy on reconstructions."""
-    from likeness.paperdoll.autoencoder import psnr, redraw
-
-    images, factors = fresh(seed + 1, pictures)
-    again = redraw(vae, images)
-    values = psnr(images, again)
-    styles = np.array([f.style for f in factors])
-    worst = min(values[torch.from_numpy(styles == style)].mean().item() for style in set(styles.tolist()))
-    right = wrong_or_right(probe, again, [drawn(f) for f in factors])
-    out = {"autoencoder/psnr dB": values.mean().item(), "autoencoder/psnr of its worst style dB": worst}
-    return out | {f"autoencoder/{name} read": share(right[name]) for name in FACTORS}
-
-
-@torch.no_grad()
-def generate(pipe, texts: list[str], *, seed: int, steps: int, guidance: float, batch: int = 16) -> Tensor:
-    """Draw one picture per prompt (n, 3, 128, 128); picture k has its own noise."""
-    pipe.set_progress_bar_config(disable=True)
-    out = []
-    for first in range(0, len(texts), batch):
-        part = texts[first : first + batch]
-        rngs = [torch.Generator().manual_seed(seed * 100_003 + first + i) for i in range(len(part))]
-        out.append(
-            pipe(
-                part, generator=rngs, num_inference_steps=steps, guidance_scale=guidance, output_type="pt"
-            ).images.cpu()
-        )
-    return torch.cat(out).float()
-
-
-def measure_drawing(images: Tensor, texts: list[str], probe) -> dict[str, float]:
-    """Return the share of pictures in which the probe reads what the prompt asks, per factor and for all."""
-    expected = [asked(text) for text in texts]
-    expected = [{k: v for k, v in e.items() if k != "who" or v in world.CLASSES} for e in expected]
-    right = wrong_or_right(probe, images, expected)
-    out = {f"drawn/{name}": share(values) for name, values in right.items()}
-    for name, nothing in (("food", "none"), ("sunglasses", "no"), ("hat", "no")):
-        named = [r for r, e in zip(right[name], expected, strict=True) if e[name] != nothing]
-        out[f"drawn/{name} where asked"] = share(named)
-    out["drawn/all factors"] = float(np.mean(np.all([right[name] for name in FACTORS], axis=0)))
-    return out
-
-
-def retrieval(clip, tokenizer, images: Tensor, texts: list[str]) -> float:
-    """Return the share of pictures whose own caption is nearest among 64; equal requests count as right."""
-    from likeness.paperdoll.clip import embed
-
-    found = []
-    for first in range(0, len(images) - RETRIEVAL + 1, RETRIEVAL):
-        part = texts[first : first + RETRIEVAL]
-        image, text = embed(clip, tokenizer, images[first : first + RETRIEVAL], part)
-        best = (image @ text.T).argmax(1).tolist()
-        found += [asked(part[j]) == asked(part[i]) for i, j in enumerate(best)]
-    return share(found)
-
-
-def measure_all(
-    root: Path, *, pictures: int, count: int, seed: int = 1, steps: int = 50, guidance=5.0, device="cpu"
-) -> dict[str, float]:
-    """Measure the weights in `root` (pipeline, clip, probe) on `pictures` renders and `count` prompts."""
+def measure_all(root: Path, extent: Extent, device: str = "cpu") -> dict[str, float]:
+    """Measure the weights in `root` (pipeline, clip, probe, judge); raises InputError if one is missing."""
+    missing = [part for part in PARTS if not (root / part).is_file()]
+    if missing:
+        raise InputError(f"{root} lacks {', '.join(missing)}: run the stages that make them, then stage card.")
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPModel, CLIPTokenizer
 
+    from likeness.paperdoll.judge import load_judge
     from likeness.paperdoll.probe import load_probe
 
-    probe = load_probe(device, root / "probe")
+    readers = {"probe": load_probe(device, root / "probe"), "judge": load_judge(device, root / "judge")}
     pipe = StableDiffusionPipeline.from_pretrained(root / "pipeline", safety_checker=None).to(device)
     clip = CLIPModel.from_pretrained(root / "clip").eval().to(device)
     tokenizer = CLIPTokenizer.from_pretrained(root / "clip")
-    values = measure_probe(probe, seed=seed, pictures=pictures)
-    values |= measure_autoencoder(pipe.vae, probe, seed=seed, pictures=pictures)
+    seed = extent.seed
+    values = measure_readers(readers, seed=seed, pictures=extent.pictures)
+    values |= measure_autoencoder(pipe.vae, readers, seed=seed + 1, pictures=extent.pictures)
     rng = np.random.default_rng((seed, 77))
-    images, factors = fresh(seed + 2, max(pictures, RETRIEVAL))
+    images, factors = fresh(seed + 2, max(extent.pictures, RETRIEVAL))
     texts = [caption(f, rng) for f in factors]
     values["clip/retrieval of 64, rendered"] = retrieval(clip, tokenizer, images, texts)
-    texts = prompts(rng, count)
-    images = generate(pipe, texts, seed=seed, steps=steps, guidance=guidance)
-    values |= measure_drawing(images, texts, probe)
-    if count >= RETRIEVAL:
+
+    def draw(texts: list[str], offset: int = 0):
+        return generate(pipe, texts, seed=seed + offset, steps=extent.steps, guidance=extent.guidance)
+
+    texts = prompts(rng, extent.prompts)
+    images = draw(texts)
+    judged = readers["judge"].read(images)
+    values |= measure_drawing(judged, texts)
+    values["drawn/probe agrees with the judge"] = agreement(readers["probe"].read(images), judged)
+    if extent.prompts >= RETRIEVAL:
         values["clip/retrieval of 64, generated"] = retrieval(clip, tokenizer, images, texts)
+    values |= measure_balance(judged, texts)
+    varied = measure_diversity(readers["judge"], lambda texts: draw(texts, 1), seed=seed + 3, count=extent.seeds)
+    return values | varied
+
+
+def evaluate(root: Path, extent: Extent, device: str = "cpu") -> dict[str, float]:
+    """Measure the weights in `root` and rewrite measures.json and MODEL_CARD.md beside them."""
+    values = measure_all(root, extent, device)
+    write_json(root / "measures.json", values)
+    write_card(root, values, extent.command)
     return values
-
-
-def table(values: dict[str, float]) -> str:
-    """Return the measures as a Markdown table, the bar to reach beside each."""
-    lines = ["| measure | value | aim |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.3f} | {BARS.get(name, '')} |" for name, value in values.items()]
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.paperdoll.evaluate", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--prompts", type=int, default=128, help="generated pictures")
-    parser.add_argument("--pictures", type=int, default=512, help="freshly drawn pictures")
-    parser.add_argument("--weights", type=Path, help="folder of pipeline, clip and probe (default: shipped)")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
+    default = Extent()
+    parser.add_argument("--prompts", type=int, default=default.prompts, help="generated pictures; 500 on a GPU")
+    parser.add_argument("--pictures", type=int, default=default.pictures, help="freshly drawn pictures")
+    parser.add_argument("--seeds", type=int, default=default.seeds, help="pictures of each prompt drawn repeatedly")
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--guidance", type=float, default=default.guidance)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--weights", type=Path, help="folder of pipeline, clip, probe and judge (default: shipped)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the values here")
+    parser.add_argument("--dry", action="store_true", help="print the table, write nothing")
     args = parser.parse_args(arguments)
-    from likeness.paperdoll.weights import pipeline_dir
+    from likeness.paperdoll.weights import weights_root
 
-    values = measure_all(
-        args.weights or pipeline_dir().parent, pictures=args.pictures, count=args.prompts, seed=args.seed,
-        steps=args.steps, guidance=args.guidance, device=args.device,
-    )  # fmt: skip
+    root = args.weights or weights_root()
+    extent = Extent(**{name: getattr(args, name) for name in vars(default)})
+    try:
+        values = (measure_all if args.dry else evaluate)(root, extent, args.device)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
     print(table(values))
-    if args.json:
-        args.json.write_text(json.dumps(values, indent=1) + "\n")
+    print(verdict(values))
 
 
 if __name__ == "__main__":

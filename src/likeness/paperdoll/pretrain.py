@@ -197,10 +197,12 @@ def run_judge(run: Run) -> None:
 
 def run_card(run: Run) -> None:
     """Assemble the three folders to be shipped, in fp16, and measure them."""
-    from likeness.paperdoll.card import assemble_weights, write_card
+    from likeness.paperdoll.card import assemble_weights
+    from likeness.paperdoll.evaluate import Extent, evaluate
 
-    assemble_weights(run.out, run.out / "weights", run.preset)
-    write_card(run.out, run.out / "weights", run.preset_name, run.seed, pictures=run.preset.evaluation)
+    weights, size = run.out / "weights", run.preset.evaluation
+    assemble_weights(run.out, weights, run.preset, run.preset_name, run.seed)
+    evaluate(weights, Extent(prompts=size, pictures=8 * size, seeds=max(2, size // 4)), run.device)
 
 
 def install(run: Run, target: Path | None = None) -> Path:
