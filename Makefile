@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-slow lint format evaluate-paperdoll bench clean
+.PHONY: help setup demo test test-slow lint format reproduce evaluate-paperdoll bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -42,6 +42,9 @@ lint: $(STAMP) ## ruff check and format check
 format: $(STAMP) ## ruff format and safe fixes
 	.venv/bin/ruff check --fix-only .
 	.venv/bin/ruff format .
+
+reproduce: $(STAMP) ## run all experiments, the figures first, and rewrite the tables under experiments/
+	$(RUN) -m likeness.reproduce
 
 evaluate-paperdoll: $(STAMP) ## measure the embedded model and rewrite its card
 	$(RUN) -m likeness.paperdoll.evaluate

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "paperdoll": {"models"},
     "export": {"models", "dreambooth", "subjects"},
     "replay": {"study", "report", "config"},
+    "reproduce": {"study", "report", "results"},
     "study": {
         "config",
         "models",

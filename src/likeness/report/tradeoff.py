@@ -69,27 +69,16 @@ def _points(cells: Sequence[CellResult], settings: list[str], arm: str, success:
         groups.setdefault(tuple(setting(cell, path) for path in settings), []).append(cell)
     points = []
     for values, members in sorted(groups.items(), key=lambda item: [number_of(v) for v in item[0]]):
-        _refuse_mixtures(members)
-        happened, kept = pooled(members, success), pooled(members, lost)
+        try:
+            happened, kept = pooled(members, success), pooled(members, lost)
+        except ValueError as error:
+            raise InputError(f"{error} Give the run folder of one sweep, or draw the older cells again.") from error
         if happened is None or kept is None:
             raise InputError(f"nothing to pool for {', '.join(values)}: draw its cells again.")
         difference = kept["difference"]
         interval = (difference["low"], difference["high"])
         points.append(Point(values, happened[arm], kept[arm], difference["n"], interval))
     return points
-
-
-def _refuse_mixtures(members: Sequence[CellResult]) -> None:
-    """Refuse to average one subject's results over different weights or package versions."""
-    seen: dict[str, CellResult] = {}
-    for cell in members:
-        first = seen.setdefault(cell.axes["subject"], cell)
-        versions = [(c.record.get("environment") or {}).get("packages") for c in (first, cell)]
-        if first.record.get("weights") != cell.record.get("weights") or versions[0] != versions[1]:
-            raise InputError(
-                f"{first.folder.name} and {cell.folder.name} come from different weights or package versions and "
-                "are not averaged. Give the run folder of one sweep, or draw the older cells again."
-            )
 
 
 def chosen(points: Sequence[Point], front: Sequence[int]) -> int:

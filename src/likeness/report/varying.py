@@ -44,9 +44,19 @@ def setting(cell: CellResult, path: str) -> str:
 
 
 def varying(cells: Sequence[CellResult]) -> list[str]:
-    """Return the settings that are not the same in all cells, what re-prompting shares first."""
-    with_config = [cell for cell in cells if isinstance(cell.record.get("config"), dict)]
-    return [path for path in NAMES if len({setting(cell, path) for cell in with_config}) > 1]
+    """Return the settings that differ between cells of the same subject, what re-prompting shares first.
+
+    What differs only between subjects, as the prior class does, belongs to the subject.
+    """
+    found = []
+    for path in NAMES:
+        values: dict[str, set[str]] = {}
+        for cell in cells:
+            if isinstance(cell.record.get("config"), dict):
+                values.setdefault(cell.axes["subject"], set()).add(setting(cell, path))
+        if any(len(of_subject) > 1 for of_subject in values.values()):
+            found.append(path)
+    return found
 
 
 def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:

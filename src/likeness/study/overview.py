@@ -20,22 +20,25 @@ from likeness.study.gather import cells_of
 ARMS = {"source": "source", "without": "re-prompting, same seed", "with": "Prompt-to-Prompt"}
 
 
-def overview(run_dir: Path, photos: str, out: Path, seeds: int = 2) -> Path:
-    """Draw the figure from what a sweep's run folder points at, `seeds` seeds of every cell."""
+def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Path:
+    """Draw the figure from what a sweep's run folder points at, `seeds` seeds of every cell; None: without photos."""
     cells, _ = read_cells(cells_of(run_dir))
     if not cells:
         raise InputError(f"{run_dir} points at no finished cell: run sweep.py first.")
+    seeds = min(seeds, *(len(cell.record["seeds"]) for cell in cells))
     columns = len(ARMS) * seeds
-    subject = cells[0].axes["subject"]
-    paths = [photo.path for photo in place.photos_of(Subject(name=subject, photos=photos))]
-    rows = [[Image.open(path) for path in paths[:: max(1, len(paths) // columns)][:columns]]]
-    labels = [f"photos of {subject}"]
+    rows, labels = [], []
+    if photos is not None:
+        subject = cells[0].axes["subject"]
+        paths = [photo.path for photo in place.photos_of(Subject(name=subject, photos=photos))]
+        rows.append([Image.open(path) for path in paths[:: max(1, len(paths) // columns)][:columns]])
+        labels.append(f"photos of {subject}")
     for cell in cells:
         rows.append([_picture(cell, seed, arm) for seed in cell.record["seeds"][:seeds] for arm in ARMS])
         labels.append(_label(cell))
     figure = make_grid(rows, labels, list(ARMS.values()) * seeds)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.save(out, optimize=True)
+    figure.save(out, optimize=True, quality=90)
     return out
 
 

@@ -1,0 +1,152 @@
+"""Run the committed experiments and rewrite their tables: python -m likeness.reproduce [002_local_edits ...].
+
+An experiment is a folder experiments/NNN_slug with a README.md that holds a question, one command, a place for the
+table between markers, and a verdict. Command and records decide what is written; verdicts are written by people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from likeness.errors import InputError
+from likeness.report.records import CellResult, read_cells
+from likeness.report.varying import told_apart, varying
+
+OPEN, CLOSE = "<!-- table -->", "<!-- /table -->"
+COMMAND = re.compile(r"^```\n(python sweep\.py .+)\n```$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One folder of the lab notebook."""
+
+    folder: Path
+    command: str
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "README.md"
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read a notebook folder; InputError where command or markers are missing."""
+    page = folder / "README.md"
+    if not page.is_file():
+        raise InputError(f"{folder} holds no README.md, so there is no experiment in it.")
+    text = page.read_text(encoding="utf-8")
+    commands = COMMAND.findall(text)
+    if len(commands) != 1:
+        raise InputError(f"{page} needs exactly one fenced `python sweep.py ...` line; it has {len(commands)}.")
+    if text.count(OPEN) != 1 or text.count(CLOSE) != 1 or text.index(OPEN) > text.index(CLOSE):
+        raise InputError(f"{page} needs one pair of markers, {OPEN} and {CLOSE}.")
+    return Experiment(folder, commands[0])
+
+
+def find(root: Path, names: list[str]) -> list[Experiment]:
+    """Return the experiments under a folder in the order of their numbers, or those named."""
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}: run this where the repository was checked out.")
+    folders = sorted(page.parent for page in root.glob("[0-9]*/README.md"))
+    known = [folder.name for folder in folders]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"there is no experiment {unknown[0]!r}; there are {', '.join(known) or 'none'}.")
+    return [read_experiment(folder) for folder in folders if not names or folder.name in names]
+
+
+def run(experiment: Experiment, out: Path, overrides: list[str]) -> tuple[Path, int]:
+    """Run the experiment's command; return its run folder and the exit code of the sweep."""
+    run_dir = out / "runs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{experiment.folder.name}"
+    words = [*shlex.split(experiment.command)[1:], f"out={out}", f"hydra.sweep.dir={run_dir}", *overrides]
+    return run_dir, subprocess.run([sys.executable, *words], check=False).returncode
+
+
+def fill(experiment: Experiment, run_dir: Path) -> None:
+    """Write table and picture of what a run folder points at between the markers of the experiment's page."""
+    from likeness.study.gather import cells_of
+
+    done, failed = read_cells(cells_of(run_dir) if run_dir.is_dir() else [])
+    if not done:
+        raise InputError(f"{experiment.folder.name}: no finished cell in {run_dir}; its page is left as it is.")
+    body = [provenance(done, len(failed))]
+    body += _map(experiment, done) if varying(done) else _figure(experiment, done, run_dir)
+    text = experiment.page.read_text(encoding="utf-8")
+    before, after = text[: text.index(OPEN) + len(OPEN)], text[text.index(CLOSE) :]
+    part = experiment.page.with_suffix(".part")
+    part.write_text(before + "\n" + "\n\n".join(body) + "\n" + after, encoding="utf-8")
+    part.replace(experiment.page)
+
+
+def _map(experiment: Experiment, cells: list[CellResult]) -> list[str]:
+    from likeness.report.tradeoff import markdown, trade
+    from likeness.report.tradeoff_plot import draw_map
+
+    made = trade(cells)
+    (experiment.folder / "map.svg").write_text(draw_map(made), encoding="utf-8")
+    return ["![edit success against structure kept](map.svg)", markdown(made)]
+
+
+def _figure(experiment: Experiment, cells: list[CellResult], run_dir: Path) -> list[str]:
+    from likeness.results import markdown
+    from likeness.study.overview import overview
+
+    overview(run_dir, None, experiment.folder / "picture.jpg")
+    return ["![source, re-prompting and Prompt-to-Prompt](picture.jpg)", markdown(told_apart(cells))]
+
+
+def provenance(cells: list[CellResult], failed: int) -> str:
+    """Return where and with what the cells were drawn, from their records."""
+    records = [cell.record for cell in cells]
+    states = [(record.get("environment") or {}).get("git") or {} for record in records]
+    commits = {f"{str(s.get('commit', 'unknown'))[:8]}{'+' if s.get('dirty') else ''}" for s in states}
+    devices = {str(record.get("device")) for record in records}
+    torch = {str((record["environment"].get("packages") or {}).get("torch")) for record in records}
+    text = (
+        f"{len(cells)} cells of {', '.join(sorted({str(len(r['seeds'])) for r in records}))} seeds, "
+        f"commit {', '.join(sorted(commits))}, {', '.join(sorted(devices))}, torch {', '.join(sorted(torch))}."
+    )
+    return text + (f" {failed} cells failed and are not in it." if failed else "")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="likeness.reproduce", description=__doc__)
+    parser.add_argument("names", nargs="*", help="folders under experiments/; all of them if none is given")
+    parser.add_argument("--experiments", type=Path, default=Path("experiments"))
+    parser.add_argument("--out", type=Path, default=Path("outputs"))
+    parser.add_argument(
+        "--fill", type=Path, metavar="RUN_DIR", help="do not run: take this run folder of the one named"
+    )
+    parser.add_argument("--override", action="append", default=[], help="added to every command, e.g. logger=none")
+    arguments = parser.parse_args(argv)
+    try:
+        experiments = find(arguments.experiments, arguments.names)
+        if not arguments.fill and not Path("sweep.py").is_file():
+            raise InputError("there is no sweep.py here: run this in the repository's folder.")
+        if arguments.fill and len(experiments) != 1:
+            raise InputError("--fill takes the run folder of one experiment: name it.")
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+    troubles = []
+    for experiment in experiments:
+        print(f"== {experiment.folder.name}: {experiment.command}", flush=True)
+        run_dir, code = (arguments.fill, 0) if arguments.fill else run(experiment, arguments.out, arguments.override)
+        if code:
+            troubles.append(f"{experiment.folder.name}: the sweep ended with exit code {code}")
+        try:
+            fill(experiment, run_dir)
+            print(f"written: {experiment.page}")
+        except InputError as error:
+            troubles.append(str(error))
+    if troubles:
+        raise SystemExit("\n".join(f"error: {trouble}" for trouble in troubles))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The lab notebook: every experiment is runnable, and its page is filled from records and nothing else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_study
+from cells_on_disk import write_cell
+
+from likeness import reproduce
+from likeness.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = sorted((ROOT / "experiments").glob("[0-9]*"))
+
+
+def question(name: str) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.load(ROOT / "conf" / "experiment" / f"{name}.yaml").question
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_every_experiment_asks_its_configurations_question_and_is_in_the_index(folder):
+    experiment = reproduce.read_experiment(folder)
+    name = experiment.command.split("experiment=")[1].split()[0]
+    page = experiment.page.read_text()
+    assert f"**Question.** {question(name)}" in page and "**Verdict.**" in page
+    assert f"({folder.name}/README.md)" in (ROOT / "experiments" / "README.md").read_text()
+
+
+def test_every_committed_configuration_has_its_page_figures_first():
+    commands = [reproduce.read_experiment(folder).command for folder in FOLDERS]
+    named = [command.split("experiment=")[1].split()[0] for command in commands]
+    assert sorted(named) == sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
+    assert all(name.startswith("figure") for name in named[:5])
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """A copy of one experiment, to be written to."""
+    shutil.copytree(ROOT / "experiments" / "002_local_edits", tmp_path / "experiments" / "002_local_edits")
+    return tmp_path / "experiments" / "002_local_edits"
+
+
+def point(run_dir, *cells):
+    for number, cell in enumerate(cells):
+        (run_dir / str(number)).mkdir(parents=True)
+        (run_dir / str(number) / "cell.txt").write_text(f"{cell.resolve()}\n")
+    return run_dir
+
+
+def test_a_page_gets_table_and_picture_and_keeps_the_rest(notebook, tmp_path, capsys):
+    cells = [write_cell(tmp_path / "cells", "one"), write_cell(tmp_path / "cells", "two", target="lasagne")]
+    broken = write_cell(tmp_path / "cells", "broken", status="failed", error="disk full")
+    run_dir = point(tmp_path / "run", *cells, broken)
+    before = (notebook / "README.md").read_text()
+    arguments = ["002_local_edits", "--experiments", str(notebook.parent), "--fill", str(run_dir)]
+    reproduce.main(arguments)
+    page = (notebook / "README.md").read_text()
+    assert "| tuki | local | lasagne | 4 |" in page and "commit abcdef12" in page and "1 cells failed" in page
+    assert page.split(reproduce.OPEN)[0] == before.split(reproduce.OPEN)[0]
+    assert page.split(reproduce.CLOSE)[1] == before.split(reproduce.CLOSE)[1]
+    assert (notebook / "picture.jpg").is_file() and "(picture.jpg)" in page
+    reproduce.main(arguments)
+    assert (notebook / "README.md").read_text() == page
+
+
+def test_a_sweep_over_settings_gets_the_map(notebook, tmp_path):
+    def cell(name, end, lpips):
+        config = {"edit": {"self_replace_steps": [0.0, end]}}
+        return write_cell(tmp_path / "cells", name, lpips=(lpips, 0.6), config=config)
+
+    run_dir = point(tmp_path / "run", cell("one", 0.2, 0.4), cell("two", 0.4, 0.2))
+    reproduce.fill(reproduce.read_experiment(notebook), run_dir)
+    page = (notebook / "README.md").read_text()
+    assert "| 0–0.4 | 4 |" in page and "**chosen**" in page and (notebook / "map.svg").is_file()
+
+
+def test_what_cannot_be_filled_leaves_the_page_alone(notebook, tmp_path):
+    before = (notebook / "README.md").read_text()
+    with pytest.raises(InputError, match="no finished cell"):
+        reproduce.fill(reproduce.read_experiment(notebook), tmp_path / "nothing")
+    assert (notebook / "README.md").read_text() == before
+    (notebook / "README.md").write_text(before.replace(reproduce.CLOSE, ""))
+    with pytest.raises(InputError, match="one pair of markers"):
+        reproduce.read_experiment(notebook)
+    (notebook / "README.md").write_text(before.replace("python sweep.py", "python other.py"))
+    with pytest.raises(InputError, match="exactly one fenced"):
+        reproduce.read_experiment(notebook)
+    with pytest.raises(InputError, match="there are 002_local_edits"):
+        reproduce.find(notebook.parent, ["003"])
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_from_nothing_training_what_is_missing(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tiny_study.build_world(tmp_path / "world")))
+    monkeypatch.chdir(ROOT)
+    small = ("schedule.num_train_steps=2", "prior_class.num_class_images=2", "prior_class.num_inference_steps=2",
+             "sampler.num_inference_steps=2", "seeds=[0]", "logger=none")  # fmt: skip
+    options = [word for override in small for word in ("--override", override)]
+    reproduce.main(["--experiments", str(notebook.parent), "--out", str(tmp_path / "out"), *options])
+    page = (notebook / "README.md").read_text()
+    assert page.count("| tuki | local |") == 2 and page.count("| bnh | local |") == 2
+    assert len(list((tmp_path / "out" / "models" / "paperdoll").glob("[!.]*"))) == 2
