@@ -2,15 +2,11 @@
 
 import pytest
 import torch
+from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
-from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt, seeded_latents
+from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
 from likeness.prompt_to_prompt.edits import compile_edit, edited_maps
 from likeness.prompt_to_prompt.processor import split_heads
-
-SOURCE = "A painting of a squirrel eating a burger"
-TARGET = "A painting of a lion eating a burger"
-LASAGNE = "A painting of a squirrel eating a lasagne"
-STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -20,31 +16,6 @@ def pipe(tiny_sd):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def noise(*seeds, size=(8, 8)):
-    return seeded_latents(seeds, (4, *size))
-
-
-def draw(pipe, edits, start, *, source=SOURCE, guidance=5.0, steps=STEPS, **options):
-    """Latents by prompt, and the context."""
-    with prompt_to_prompt(pipe, source, edits, images_per_prompt=len(start), **options) as p2p:
-        latents = pipe(
-            **p2p.inputs, latents=p2p.latents(start), num_inference_steps=steps, guidance_scale=guidance,
-            output_type="latent",
-        ).images  # fmt: skip
-    return p2p.split(latents), p2p
-
-
-def plain(pipe, prompt, start, guidance=5.0, **options):
-    return pipe(
-        [prompt] * len(start), latents=start, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
-        **options,
-    ).images  # fmt: skip
-
-
-def close(a, b, atol=5e-4):  # latents of this random model reach 20
-    torch.testing.assert_close(a, b, atol=atol, rtol=0)
 
 
 def test_an_identity_edit_is_plain_sampling_and_an_edit_is_not(pipe):

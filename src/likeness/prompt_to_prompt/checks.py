@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from likeness.prompt_to_prompt.control import Control
+from likeness.prompt_to_prompt.control import Control, Layer
 from likeness.prompt_to_prompt.edits import Compiled, Edit, Replace, Reweight
+from likeness.prompt_to_prompt.layers import attention_modules, pixels
 from likeness.prompt_to_prompt.solver import HISTORY
 from likeness.prompt_to_prompt.words import encode
 
@@ -36,15 +37,25 @@ def check_pipeline(pipe: Any) -> None:
         raise ValueError(
             "an IP-Adapter is loaded, whose attention is not text's: call pipe.unload_ip_adapter() first."
         )
-    for name, processor in pipe.unet.attn_processors.items():
-        if type(processor).__name__ not in PLAIN_PROCESSORS:
-            raise ValueError(
-                f"{name} is a {type(processor).__name__}, which Prompt-to-Prompt cannot stand in for: call "
-                "pipe.unet.set_default_attn_processor() first."
-            )
-    for module in pipe.unet.modules():
+    for name, module in attention_modules(pipe.unet).items():
+        processor = type(module.processor).__name__
         if getattr(module, "fused_projections", False):
             raise ValueError("the UNet has fused QKV projections: call pipe.unfuse_qkv_projections() first.")
+        if processor not in PLAIN_PROCESSORS:
+            raise ValueError(
+                f"{name} is a {processor}, which Prompt-to-Prompt cannot stand in for: call "
+                "pipe.unet.set_attn_processor(AttnProcessor2_0()) first."
+            )
+
+
+def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
+    """Raise ValueError for a prompt that the pipeline rewrites: a textual inversion of several vectors."""
+    for prompt in prompts:
+        if pipe.maybe_convert_prompt(prompt, pipe.tokenizer) != prompt:
+            raise ValueError(
+                f"{prompt!r} holds a textual inversion of several vectors, which the pipeline turns into as many "
+                "tokens; Prompt-to-Prompt cannot align these. Use one of a single vector."
+            )
 
 
 def check_edits(compiled: Sequence[Compiled], edits: Sequence[Edit], steps: int, behaviour: str) -> None:
@@ -94,6 +105,17 @@ def window_notices(compiled: Compiled) -> list[str]:
     if not compiled.crosses():
         return ["the cross-attention window holds no step; only self-attention is injected."]
     return [] if compiled.injects_any_self() else ["the self-attention window holds no step."]
+
+
+def limit_notices(control: Control, layers: Sequence[Layer]) -> list[str]:
+    """Say that no attention layer is small enough for self-attention to be injected."""
+    smallest = min(pixels(layer, control.size) for layer in layers if not layer.is_cross)
+    if smallest <= control.limit() or not any(edit.injects_any_self() for edit in control.edits):
+        return []
+    return [
+        f"no self-attention is injected: the smallest maps have {smallest} pixels, the limit is {control.limit()}. "
+        "Raise self_replace_resolution."
+    ]
 
 
 def mask_notices(control: Control) -> list[str]:

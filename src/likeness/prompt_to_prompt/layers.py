@@ -13,13 +13,18 @@ STORED = 32 * 32  # the reference keeps maps up to this many pixels
 
 def attention_layers(unet: Any) -> list[Layer]:
     """Return every attention layer in the order it runs."""
-    names = list(unet.attn_processors)
+    names = list(attention_modules(unet))
     order = {"down": 0, "mid": 1, "up": 2}
     names.sort(key=lambda name: order[place_of(name)])  # stable: within a place the module order is kept
     return [
         Layer(name, place_of(name), ".attn2." in name, level_of(name, len(unet.config.block_out_channels)))
         for name in names
     ]
+
+
+def attention_modules(unet: Any) -> dict[str, Any]:
+    """Return every attention module by the name that `unet.attn_processors` gives its processor."""
+    return {f"{name}.processor": module for name, module in unet.named_modules() if hasattr(module, "set_processor")}
 
 
 def place_of(name: str) -> str:

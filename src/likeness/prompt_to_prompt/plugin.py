@@ -5,7 +5,7 @@ Everything attached is detached on exit, whatever happens. The sampling loop sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,20 @@ from torch import Tensor
 from likeness.prompt_to_prompt import solver
 from likeness.prompt_to_prompt.alignment import BEHAVIOURS
 from likeness.prompt_to_prompt.blend import LocalBlend, compile_blend, mix
-from likeness.prompt_to_prompt.checks import check_edits, check_pipeline, edit_notices, mask_notices
+from likeness.prompt_to_prompt.checks import (
+    check_edits,
+    check_pipeline,
+    check_prompts,
+    edit_notices,
+    limit_notices,
+    mask_notices,
+)
 from likeness.prompt_to_prompt.control import Control
 from likeness.prompt_to_prompt.edits import Edit, compile_edit, target_of
-from likeness.prompt_to_prompt.layers import attention_layers, pixels, recorded_layers
+from likeness.prompt_to_prompt.layers import attention_layers, attention_modules, pixels, recorded_layers
 from likeness.prompt_to_prompt.maps import AttentionMaps, Masks
 from likeness.prompt_to_prompt.processor import EditedAttention
+from likeness.prompt_to_prompt.words import RememberingTokenizer
 
 REFERENCE_LIMITS = {"reference_stable": 16 * 16, "reference_null": 32 * 32}
 
@@ -31,21 +39,23 @@ class PromptToPrompt:
     def __init__(self, pipe: Any, prompts: list[str], edits: list[Edit], options: dict[str, Any]) -> None:
         self.pipe, self.prompts, self.edits, self.options = pipe, prompts, edits, options
         self.behaviour = options["behaviour"]
+        self.tokenizer = RememberingTokenizer(pipe.tokenizer)
         self.notices: list[str] = []
         side = options["self_replace_resolution"]
         limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
         self.control = Control([], store_maps=options["store_attention"], self_limit=limit)
-        self.layers = attention_layers(pipe.unet)
+        self.layers, self._modules = attention_layers(pipe.unet), attention_modules(pipe.unet)
         self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
         self._installed: frozenset[str] = frozenset()
         self._compiled: tuple[Any, ...] = ()
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
+        self._open = True
         steps = options["num_inference_steps"] or 50
         self._compile(steps, steps)
-        self.notices += edit_notices(self.control.edits, edits, prompts[0], pipe.tokenizer, self.behaviour)
-        self.attention_maps = AttentionMaps(self.control, pipe.tokenizer, prompts)
+        self.notices += edit_notices(self.control.edits, edits, prompts[0], self.tokenizer, self.behaviour)
+        self.attention_maps = AttentionMaps(self.control, self.tokenizer, prompts)
         self.masks = Masks(self.control)
 
     @property
@@ -84,7 +94,7 @@ class PromptToPrompt:
         asked = (num_inference_steps, evaluations, torch.device(device))
         if asked == self._compiled:
             return
-        tokenizer, source = self.pipe.tokenizer, self.prompts[0]
+        tokenizer, source = self.tokenizer, self.prompts[0]
         self.control.edits = [
             compile_edit(edit, tokenizer, source, num_inference_steps, evaluations, self.behaviour, device)
             for edit in self.edits
@@ -129,10 +139,13 @@ class PromptToPrompt:
         size = tuple(sample.shape[-2:])
         chosen = recorded_layers(self.layers, size, self.behaviour) if self.control.records else frozenset()
         self.control.begin(rows, guided, size, chosen)
+        self._notice(limit_notices(self.control, self.layers))
         self._install()
 
     def _after_step(self, pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
         control = self.control
+        if not self._open:
+            raise ValueError("p2p.inputs were used after their context was left: call the pipeline inside of it.")
         if self._installed and control.calls == 0:
             raise ValueError(
                 "Prompt-to-Prompt's attention processors were replaced while it was active (attention slicing "
@@ -151,27 +164,34 @@ class PromptToPrompt:
             self._install()
         else:
             self._restore()
-            self.notices += [n for n in mask_notices(control) if n not in self.notices]
+            self._notice(mask_notices(control))
         result = {"latents": latents}
         after: Callable[..., dict[str, Tensor]] | None = self.options["callback_on_step_end"]
         return result | (after(pipe, step, timestep, {**given, **result}) or {}) if after else result
 
+    def _notice(self, found: list[str]) -> None:
+        self.notices += [notice for notice in found if notice not in self.notices]
+
     def _install(self) -> None:
         """Put our processors where this step has something to do, and the pipeline's own everywhere else."""
         control = self.control
-        wanted = frozenset(layer.name for layer in self.layers if control.acts_on(layer, pixels(layer, control.size)))
-        if wanted == self._installed:
-            return
-        unet = self.pipe.unet
-        if not self._installed:
-            self._originals = dict(unet.attn_processors)
-        unet.set_attn_processor(self._originals | {name: self._ours[name] for name in wanted})
-        self._installed = wanted
+        self._swap(layer.name for layer in self.layers if control.acts_on(layer, pixels(layer, control.size)))
 
     def _restore(self) -> None:
-        if self._installed:
-            self.pipe.unet.set_attn_processor(dict(self._originals))
-            self._installed = frozenset()
+        self._swap(())
+
+    def _close(self) -> None:
+        self._restore()
+        self._open = False
+
+    def _swap(self, names: Iterable[str]) -> None:
+        wanted = frozenset(names)
+        for name in self._installed - wanted:
+            self._modules[name].set_processor(self._originals.pop(name))
+        for name in wanted - self._installed:
+            self._originals[name] = self._modules[name].processor
+            self._modules[name].set_processor(self._ours[name])
+        self._installed = wanted
 
 
 @contextmanager
@@ -213,13 +233,14 @@ def prompt_to_prompt(
         "callback_on_step_end": callback_on_step_end,
     }  # fmt: skip
     prompts = [source_prompt, *(target_of(edit, source_prompt) for edit in edits)]
+    check_prompts(pipe, prompts)
     p2p = PromptToPrompt(pipe, prompts, list(edits), options)
     hook = pipe.unet.register_forward_pre_hook(p2p._before_unet, with_kwargs=True)
     try:
         yield p2p
     finally:
         hook.remove()
-        p2p._restore()
+        p2p._close()
 
 
 def seeded_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

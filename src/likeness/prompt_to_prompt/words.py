@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 # A run of letters, one digit, a run of anything else, or an English contraction: as CLIP splits text.
@@ -50,9 +52,10 @@ def read_prompt(tokenizer: Any, text: str) -> Prompt:
             f"the prompt {text!r} has {len(ids)} tokens with start and end; the model reads {longest}. Shorten it."
         )
     words, pieces, position = tuple(text.split()), [], 1
+    alone = ids_alone(tokenizer, words)
     for index, word in enumerate(words):
-        for part in _parts(tokenizer, word):
-            length = len(encode(tokenizer, part)) - 2
+        for part in _parts(word, alone):
+            length = len(alone[part])
             pieces.append(Piece(part.casefold(), position, position + length, index))
             position += length
     if position != len(ids) - 1:
@@ -60,17 +63,48 @@ def read_prompt(tokenizer: Any, text: str) -> Prompt:
     return Prompt(text, ids, words, tuple(pieces))
 
 
+def ids_alone(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
+    """Return the tokens of each word, and of each piece of it, on its own; one call of the tokenizer."""
+    texts = list(dict.fromkeys([*words, *(part for word in words for part in PIECE.findall(word))]))
+    if not texts:
+        return {}
+    encoded = tokenizer(texts, truncation=False, verbose=False).input_ids
+    return {text: list(ids[1:-1]) for text, ids in zip(texts, encoded, strict=True)}
+
+
+def _parts(word: str, alone: Mapping[str, list[int]]) -> list[str]:
+    """Return the pieces of a word, or the whole word where they do not become the same tokens."""
+    parts = PIECE.findall(word)
+    return parts if [i for part in parts for i in alone[part]] == alone[word] else [word]
+
+
+class RememberingTokenizer:
+    """A tokenizer that answers texts it has seen from memory; it lives as long as one context."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.model_max_length = tokenizer, tokenizer.model_max_length
+        self.ids: dict[str, list[int]] = {}
+        self.texts: dict[tuple[int, ...], str] = {}
+
+    def __call__(self, text: str | list[str], **_: Any) -> SimpleNamespace:
+        texts = [text] if isinstance(text, str) else text
+        new = [one for one in texts if one not in self.ids]
+        if new:
+            encoded = self.tokenizer(new, truncation=False, verbose=False).input_ids
+            self.ids.update(zip(new, encoded, strict=True))
+        found = [self.ids[one] for one in texts]
+        return SimpleNamespace(input_ids=found[0] if isinstance(text, str) else found)
+
+    def decode(self, ids: list[int]) -> str:
+        key = tuple(ids)
+        if key not in self.texts:
+            self.texts[key] = self.tokenizer.decode(ids)
+        return self.texts[key]
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return token ids with start and end token, not cut."""
     return list(tokenizer(text, truncation=False, verbose=False).input_ids)
-
-
-def _parts(tokenizer: Any, word: str) -> list[str]:
-    parts = PIECE.findall(word)
-    whole = encode(tokenizer, word)[1:-1]
-    if [i for part in parts for i in encode(tokenizer, part)[1:-1]] == whole:
-        return parts
-    return [word]
 
 
 def locate(prompt: Prompt, phrase: str) -> list[int]:

@@ -1,0 +1,35 @@
+"""Draw with and without Prompt-to-Prompt on a tiny pipeline; shared by the tests of the plug-in."""
+
+import torch
+
+from likeness.prompt_to_prompt import prompt_to_prompt, seeded_latents
+
+SOURCE = "A painting of a squirrel eating a burger"
+TARGET = "A painting of a lion eating a burger"
+LASAGNE = "A painting of a squirrel eating a lasagne"
+STEPS = 4
+
+
+def noise(*seeds, size=(8, 8)):
+    return seeded_latents(seeds, (4, *size))
+
+
+def draw(pipe, edits, start, *, source=SOURCE, guidance=5.0, steps=STEPS, **options):
+    """Latents by prompt, and the context."""
+    with prompt_to_prompt(pipe, source, edits, images_per_prompt=len(start), **options) as p2p:
+        latents = pipe(
+            **p2p.inputs, latents=p2p.latents(start), num_inference_steps=steps, guidance_scale=guidance,
+            output_type="latent",
+        ).images  # fmt: skip
+    return p2p.split(latents), p2p
+
+
+def plain(pipe, prompt, start, guidance=5.0, **options):
+    return pipe(
+        [prompt] * len(start), latents=start, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
+        **options,
+    ).images  # fmt: skip
+
+
+def close(a, b, atol=5e-4):  # latents of this random model reach 20
+    torch.testing.assert_close(a, b, atol=atol, rtol=0)

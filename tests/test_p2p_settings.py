@@ -1,0 +1,149 @@
+"""Prompt-to-Prompt's settings, refusals and notices on a real, tiny pipeline; offload and interruption."""
+
+import pytest
+import torch
+from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
+
+from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_sd):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_limit_on_self_attention_is_an_option(pipe):
+    """8x8 latents, maps of 8, 4 and 2: the default is 4; 1 leaves nothing to inject, 8 takes every layer."""
+    start, edit = noise(3), Replace(TARGET, self_replace_steps=1.0)
+    (_, default), _ = draw(pipe, [edit], start)
+    (_, four), _ = draw(pipe, [edit], start, self_replace_resolution=4)
+    (_, none), p2p = draw(pipe, [edit], start, self_replace_resolution=1)
+    (_, without), _ = draw(pipe, [Replace(TARGET, self_replace_steps=0.0)], start)
+    (_, every), _ = draw(pipe, [edit], start, self_replace_resolution=8)
+    close(four, default)
+    close(none, without)
+    assert "Raise self_replace_resolution" in p2p.notices[0]
+    assert (default - without).abs().max() > 0.01 and (every - default).abs().max() > 0.01
+
+
+def test_processors_are_ours_only_where_a_step_needs_them(pipe):
+    """Self-attention up to half the side in its window, cross-attention in its own, one layer for the masks."""
+    seen = []
+
+    def look(pipe, step, timestep, given):
+        ours = [name for name, p in pipe.unet.attn_processors.items() if type(p).__name__ == "EditedAttention"]
+        seen.append((sum(".attn1." in name for name in ours), sum(".attn2." in name for name in ours)))
+        return {}
+
+    edit = Replace(TARGET, cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5)
+    draw(pipe, [edit], noise(0), callback_on_step_end=look)
+    kinds = [name for name in pipe.unet.attn_processors if ".attn2." in name]
+    below = sum(not name.startswith(("down_blocks.0", "up_blocks.2")) for name in kinds)
+    assert seen == [(below, len(kinds)), (0, len(kinds)), (0, 0), (0, 0)]  # after each step, for the next
+    seen.clear()
+    blend = LocalBlend(["squirrel", "lion"], threshold=0.6)
+    draw(pipe, [edit], noise(0), callback_on_step_end=look, local_blend=blend)
+    recorded = len(kinds) - below
+    assert seen[2] == (0, recorded) and seen[3] == (0, 0)
+
+
+def test_offloaded_weights(tiny_sd):
+    """Weights that hooks fetch for each layer, as enable_sequential_cpu_offload installs them on an accelerator."""
+    from accelerate import cpu_offload
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    edits = [Reweight(TARGET, {"lion": 2.0}, over=Replace(TARGET, cross_replace_steps={"lion": 0.2}))]
+    (_, expected), _ = draw(pipe, edits, noise(1))
+    cpu_offload(pipe.unet, torch.device("cpu"))
+    assert next(pipe.unet.parameters()).device.type == "meta"
+    (_, offloaded), _ = draw(pipe, edits, noise(1))
+    close(offloaded, expected)
+
+
+def test_an_interrupted_sampling_leaves_nothing_for_the_next(pipe):
+    def stop(pipe, step, timestep, given):
+        if step == 1 and interrupted:
+            raise KeyboardInterrupt
+        return {}
+
+    interrupted, before = False, dict(pipe.unet.attn_processors)
+    (_, expected), _ = draw(pipe, [Replace(TARGET)], noise(2))
+    with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)], callback_on_step_end=stop) as p2p:
+        options = dict(latents=p2p.latents(noise(2)), num_inference_steps=STEPS, guidance_scale=5.0)
+        interrupted = True
+        with pytest.raises(KeyboardInterrupt):
+            pipe(**p2p.inputs, output_type="latent", **options)
+        interrupted = False
+        again = pipe(**p2p.inputs, output_type="latent", **options).images
+        inputs = p2p.inputs
+    close(again[1:], expected)
+    assert dict(pipe.unet.attn_processors) == before
+    with pytest.raises(ValueError, match="after their context was left"):
+        pipe(**inputs, output_type="latent", **options)
+    assert dict(pipe.unet.attn_processors) == before
+
+
+def test_another_processor_or_a_multi_vector_word_is_refused(tiny_pipe):
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class Custom(AttnProcessor2_0):
+        pass
+
+    tiny_pipe.unet.set_attn_processor(Custom())
+    with pytest.raises(ValueError, match="is a Custom"), prompt_to_prompt(tiny_pipe, SOURCE, [Replace(TARGET)]):
+        pass
+    tiny_pipe.unet.set_attn_processor(AttnProcessor2_0())
+    tiny_pipe.tokenizer.add_tokens(["<toy>", "<toy>_1"])
+    edit = Replace(SOURCE.replace("squirrel", "<toy>"))
+    with pytest.raises(ValueError, match="several vectors"), prompt_to_prompt(tiny_pipe, SOURCE, [edit]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("edit", "notice"),
+    [
+        (Replace(TARGET, self_replace_steps=0.0), "as many tokens as the new one"),
+        (Replace(LASAGNE, self_replace_steps=0.0), "self-attention window holds no step"),
+        (Replace(TARGET, cross_replace_steps=0.0), "cross-attention window holds no step"),
+        (Refine(SOURCE), "nothing is edited"),
+        (Replace(SOURCE.upper()), "nothing is edited"),
+        (Reweight(None, {"burger": 1}), "nothing is re-weighted"),
+    ],
+)
+def test_what_can_hardly_act_is_said(pipe, edit, notice):
+    with prompt_to_prompt(pipe, SOURCE, [edit]) as p2p:
+        assert any(notice in n for n in p2p.notices)
+
+
+def test_an_empty_window_is_drawn_and_said_in_the_reference_behaviours(pipe):
+    start = noise(4)
+    empty = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
+    edits = [Replace(TARGET, **empty), Reweight(None, {"burger": 3.0}, **empty)]
+    (source, target, same), p2p = draw(pipe, edits, start, behaviour="reference_stable")
+    close(target, plain(pipe, TARGET, start))
+    close(same, source)
+    assert sum("injects nothing" in n for n in p2p.notices) == 2
+
+
+def test_a_full_mask_is_said(pipe):
+    blend = LocalBlend(["squirrel", "lion"], threshold=0.0)
+    (_, edited), p2p = draw(pipe, [Replace(TARGET)], noise(4), local_blend=blend)
+    close(edited, draw(pipe, [Replace(TARGET)], noise(4))[0][1])
+    assert any("is full: nothing is kept" in n for n in p2p.notices)
+
+
+def test_a_long_prompt_is_drawn_in_the_reference_behaviours_alone(pipe):
+    long = SOURCE + " and a cat" * 25
+    options = {"source": long, "steps": 2}
+    (source, edited), _ = draw(
+        pipe, [Replace(long.replace("squirrel", "lion"))], noise(1), behaviour="reference_null", **options
+    )
+    assert (source - edited).abs().max() > 0.01
+    with pytest.raises(ValueError, match="the model reads 77"):
+        draw(pipe, [Replace(long.replace("squirrel", "lion"))], noise(1), **options)
