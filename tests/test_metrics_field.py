@@ -19,7 +19,7 @@ def suite(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         tiny_metrics.field_backbones(tmp_path_factory.mktemp("field"), patch)
         yield metrics.build("pie")
-        tiny_metrics.forget()
+        metrics.forget()
 
 
 @pytest.fixture(scope="module")
@@ -348,3 +348,12 @@ def ours_file(net):
     from likeness.metrics.backbones import LPIPS_NETS
 
     return LPIPS_NETS[net]
+
+
+def test_encoders_are_loaded_once(suite):
+    again, standard = (
+        metrics.build("pie", device="cpu", lpips_net="squeeze"),
+        metrics.build("standard", lpips_net="squeeze"),
+    )
+    assert again is suite and standard.clip is suite.clip and standard.dino is suite.dino
+    assert metrics.build_subject("pie").clip is suite.clip

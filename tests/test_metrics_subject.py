@@ -24,9 +24,9 @@ def embedded(tmp_path_factory):
     save_probe(probe, root / "probe")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(root))
-        tiny_metrics.forget()
+        metrics.forget()
         yield metrics.build_subject("embedded")
-        tiny_metrics.forget()
+        metrics.forget()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def field(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         tiny_metrics.field_backbones(tmp_path_factory.mktemp("field"), patch)
         yield metrics.build_subject("standard", lpips_net="squeeze")
-        tiny_metrics.forget()
+        metrics.forget()
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def suite(folder, monkeypatch):
     monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(folder))
-    metrics.build.cache_clear()
+    metrics.forget()
     yield metrics.build("embedded")
-    metrics.build.cache_clear()
+    metrics.forget()
 
 
 @pytest.fixture(scope="module")

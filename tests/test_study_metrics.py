@@ -4,9 +4,9 @@ import csv
 import json
 
 import pytest
-import tiny_metrics
 import tiny_study
 
+from likeness import metrics
 from likeness.metrics import definitions
 
 
@@ -21,11 +21,11 @@ def cell(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tiny_study.build_world(tmp_path_factory.mktemp("world"))))
         patch.setattr(Clip, "images_and_keys", lambda self, x: encoded.append(len(x)) or encode(self, x))
-        tiny_metrics.forget()
+        metrics.forget()
         sweep = tiny_study.sweep_of(out, "edit=blend", "target=cake", "seeds=[0,1]")
         tiny_study.pretend_to_finetune(sweep)
         folder = run_cell(sweep, out / "runs" / "0", ["edit=blend", "target=cake"])
-        tiny_metrics.forget()
+        metrics.forget()
     return folder, encoded
 
 

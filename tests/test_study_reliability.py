@@ -26,10 +26,10 @@ def world(tmp_path_factory):
 def out(world, tmp_path, monkeypatch):
     """An output folder whose model is there."""
     monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(world))
-    metrics.build.cache_clear()
+    metrics.forget()
     draw.load_cached.cache_clear()
     yield tmp_path / "out"
-    metrics.build.cache_clear()
+    metrics.forget()
     draw.load_cached.cache_clear()
 
 

@@ -64,12 +64,3 @@ def trunks(root, monkeypatch, nets):
         torch.manual_seed(0)
         trunk = getattr(torchvision.models, builders[net])(weights=None).features
         torch.save({f"features.{name}": value for name, value in trunk.state_dict().items()}, path)
-
-
-def forget():
-    """Let go of every loaded suite."""
-    from likeness import metrics
-    from likeness.metrics import suite
-
-    for cached in (metrics.build, metrics.build_subject, suite.field_encoders):
-        cached.cache_clear()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from likeness.errors import InputError
 from likeness.metrics.backbones import LPIPS_NETS, missing_embedded, missing_standard
 
-__all__ = ["SUITES", "build", "build_subject", "check_available"]
+__all__ = ["SUITES", "build", "build_subject", "check_available", "forget"]
 
 SUITES = ("embedded", "standard", "pie")
 FIXED_LPIPS = {"embedded": "the probe's trunk", "pie": "squeeze, as PIE-Bench does"}
@@ -44,19 +44,35 @@ def _lpips_net(name: str, lpips_net: str | None) -> str:
     return lpips_net
 
 
-@lru_cache(maxsize=4)
 def build(name: str, *, device: str = "cpu", lpips_net: str | None = None):
     """Return the Suite of this name, loaded once per process; raises InputError if its weights are missing."""
     check_available(name, lpips_net=lpips_net)
-    from likeness.metrics.suite import SUITES as BUILDERS
-
-    return BUILDERS[name](device, _lpips_net(name, lpips_net))
+    return _suite(name, device, _lpips_net(name, lpips_net))
 
 
-@lru_cache(maxsize=4)
 def build_subject(name: str, *, device: str = "cpu", lpips_net: str | None = None):
     """Return the SubjectMetrics of this suite, sharing its encoders; raises InputError if weights are missing."""
     check_available(name, lpips_net=lpips_net, subject=True)
+    return _subject(name, device, _lpips_net(name, lpips_net))
+
+
+@lru_cache(maxsize=4)
+def _suite(name: str, device: str, net: str):
+    from likeness.metrics.suite import SUITES as BUILDERS
+
+    return BUILDERS[name](device, net)
+
+
+@lru_cache(maxsize=4)
+def _subject(name: str, device: str, net: str):
     from likeness.metrics.subject import subject_metrics
 
-    return subject_metrics(build(name, device=device, lpips_net=lpips_net), device)
+    return subject_metrics(_suite(name, device, net), device)
+
+
+def forget() -> None:
+    """Let go of every encoder that was loaded."""
+    from likeness.metrics.suite import field_encoders
+
+    for cached in (_suite, _subject, field_encoders):
+        cached.cache_clear()

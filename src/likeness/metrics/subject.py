@@ -31,7 +31,7 @@ class Seen:
     who: Tensor | None
 
 
-@dataclass
+@dataclass(eq=False)
 class SubjectMetrics:
     """Encoders of the subject metrics. DINO is None on the embedded model, the probe is None elsewhere."""
 

@@ -28,19 +28,20 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
 
 def suite_for(sweep: Sweep, device: str):
     """Return the suite that measures a cell, the likeness to the subject's photos included."""
+    from likeness import metrics
+
+    options = {"device": device, "lpips_net": sweep.metrics.lpips_net}
+    judge = metrics.build_subject(sweep.metrics.name, **options)
     photos = tuple(photo.path for photo in place.photos_of(sweep.subject))
-    side = sweep.model.resolution or SIDE
-    return _suite(sweep.metrics.name, device, sweep.metrics.lpips_net, photos, side)
+    fidelity = _fidelity(judge, photos, sweep.model.resolution or SIDE)
+    return metrics.build(sweep.metrics.name, **options).with_subject(fidelity)
 
 
 @functools.lru_cache(maxsize=8)
-def _suite(name: str, device: str, lpips_net: str | None, photos: tuple[Path, ...], side: int):
-    from likeness import metrics
+def _fidelity(judge, photos: tuple[Path, ...], side: int):
     from likeness.metrics.subject import Fidelity
 
-    judge = metrics.build_subject(name, device=device, lpips_net=lpips_net)
-    suite = metrics.build(name, device=device, lpips_net=lpips_net)
-    return suite.with_subject(Fidelity(judge, lambda: load_photos(photos, side)))
+    return Fidelity(judge, lambda: load_photos(photos, side))
 
 
 def measure(
