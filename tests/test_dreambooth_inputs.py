@@ -7,6 +7,7 @@ import pytest
 import tiny_dreambooth as tiny
 
 from likeness.dreambooth import TrainSettings, check_concepts
+from likeness.dreambooth.setup import Run, check_pipeline
 from likeness.errors import InputError
 from likeness.subjects import Photo
 
@@ -115,3 +116,33 @@ def test_a_users_own_class_folder_is_used(tmp_path, concept):
     tiny.train_tiny(tmp_path / "run", concepts=[own], num_class_images=3, num_train_steps=1)
     with pytest.raises(InputError, match="holds 3 pictures, num_class_images=4"):
         tiny.train_tiny(tmp_path / "other", concepts=[own], num_class_images=4)
+    with pytest.raises(InputError, match="does not exist"):
+        tiny.train_tiny(tmp_path / "third", concepts=[replace(concept, class_dir=tmp_path / "none")])
+    (folder / "01.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"cannot read 01.png"):
+        tiny.train_tiny(tmp_path / "fourth", concepts=[own], num_class_images=3)
+    assert not (tmp_path / "fourth").exists(), "said before anything is loaded or written"
+
+
+@pytest.mark.parametrize(
+    ("identifier", "refused"), [("dragon", True), ("burger", True), ("sks", False), ("zwx", False)]
+)
+def test_a_word_that_clip_knows_well_is_no_identifier(tiny_pipe, concept, identifier, refused, tmp_path):
+    """The tokenizer is CLIP's own: tokens are in order of frequency."""
+    run = Run(tiny.source(tmp_path), [concept], tiny.settings(), tmp_path, None, {}, print)
+    prompt = f"photo of {identifier} man"
+    run.concepts = [replace(concept, identifier=identifier, instance_prompt=prompt)]
+    if refused:
+        with pytest.raises(InputError, match="is a common word to this model"):
+            check_pipeline(tiny_pipe, run)
+    else:
+        check_pipeline(tiny_pipe, run)
+
+
+def test_an_identifier_that_is_a_token_of_the_class(tiny_pipe, concept, tmp_path):
+    run = Run(tiny.source(tmp_path), [concept], tiny.settings(), tmp_path, None, {}, print)
+    run.concepts = [
+        replace(concept, identifier="sks", class_word="sks-like dog", instance_prompt="a sks sks-like dog")
+    ]
+    with pytest.raises(InputError, match="'sks' is one token of the class 'sks-like dog'"):
+        check_pipeline(tiny_pipe, run)

@@ -208,7 +208,21 @@ def test_space_is_checked_before_writing(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(InputError, match=r"not enough disk .* MB needed, 0 MB free"):
+        tiny.train_tiny(tmp_path / "run", class_root=tmp_path / "class")
+    assert not list(tmp_path.rglob("*.png")), "said before class pictures are drawn"
+
+
+def test_a_checkpoint_that_no_longer_fits_keeps_the_old_one(tmp_path, monkeypatch):
+    usage, asked = shutil.disk_usage(tmp_path), [0]
+
+    def shrinking(path):
+        asked[0] += 1
+        return usage._replace(free=10**9 if asked[0] < 3 else 1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", shrinking)
+    with pytest.raises(InputError, match=r"not enough disk for checkpoint 4"):
         tiny.train_tiny(tmp_path / "run")
+    assert [f.name for f in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-2"]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -245,7 +259,7 @@ def test_twenty_random_moments(server, reference, tmp_path):
 
 
 def _two_processes(out: Path, options: dict) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     arguments = [str(RUN), str(tiny.root()), str(out), json.dumps(options)]
     return subprocess.Popen([*command, *arguments], env=environment, start_new_session=True)

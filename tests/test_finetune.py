@@ -1,7 +1,11 @@
 """The use case behind train.py on a tiny drawn world: notices, health of checkpoints, the ladder."""
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny_study
@@ -31,9 +35,9 @@ def world(tmp_path_factory):
     """Random weights in the layout of the embedded model, for all tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tiny_study.build_world(tmp_path_factory.mktemp("world"))))
-        metrics.build.cache_clear(), metrics.build_subject.cache_clear()
+        metrics.forget()
         yield
-    metrics.build.cache_clear(), metrics.build_subject.cache_clear()
+    metrics.forget()
 
 
 def train_of(out, *overrides):
@@ -234,3 +238,23 @@ def test_small_changes_are_no_cost_and_a_shorter_distance_is_a_gain():
     scored = ladder.score(rows)
     assert scored.columns["likeness"] == "subject_identity_distance" and scored.knee == 200
     assert scored.rungs[2].cost < 0.01 and scored.rungs[1].gain == pytest.approx(0.8)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model_in_one_folder_with_one_tracked_run(world, tmp_path):
+    """Rank 1 prints, tracks and writes nothing; class pictures are split between the processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "train.py"]
+    options = [f"out={tmp_path}", *(o for o in SMALL if o != "logger=none"), "prior_class.num_class_images=16"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [*command, "subject=tuki", *options], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "models" / "paperdoll").iterdir()
+    assert dreambooth.is_finished(folder) and set(history(folder)) == {0, 4}
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "model.txt").read_text().strip() == str(folder.resolve())
+    assert len(list((tmp_path / "wandb").rglob("offline-run-*"))) == 1
+    assert len(list((tmp_path / "class_images").rglob("0*.png"))) == 16
+    assert done.stdout.count("fine-tuned model:") == 1 and not list(root.glob("train.log"))

@@ -75,16 +75,15 @@ def train(
         finished = processes.on_main(lambda: _finished(run))
         if finished is not None:
             return TrainResult(out, finished["step"], finished["step"], 0.0, finished["values"], run.notices)
-        loop = build(run, model_id, Path(class_root))
+        loop = build(run, load_pipeline(model, device=str(processes.device)), model_id, Path(class_root))
         resumed = loop.begin()
         values = loop.fit(resumed)
         return TrainResult(out, loop.step, resumed, time.perf_counter() - start, values, run.notices)
 
 
-def build(run: Run, model_id: str, class_root: Path) -> Loop:
-    """Load the model, make or find class pictures and caches, and return the loop before its first step."""
+def build(run: Run, pipe, model_id: str, class_root: Path) -> Loop:
+    """Make or find class pictures and caches for a loaded model, and return the loop before its first step."""
     settings, processes = run.settings, run.processes
-    pipe = load_pipeline(run.model, device=str(processes.device))
     check_pipeline(pipe, run)
     class_files = prepare_class_files(run, pipe, model_id, class_root)
     noise_scheduler = training_scheduler(pipe)
@@ -127,7 +126,7 @@ class Loop:
     def fit(self, first_step: int) -> dict[str, float]:
         """Train to the end and save the model; return the last values reported."""
         settings, trainable = self.settings, self.trainable
-        parameters = self._freeze_text_encoder(first_step)
+        parameters = self.trained_from(first_step)
         self.pipe.unet.train()
         clock, since = time.perf_counter(), first_step
         bar = tqdm(
@@ -140,7 +139,7 @@ class Loop:
         )
         for step in bar:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:
-                parameters = self._freeze_text_encoder(step)
+                parameters = self.trained_from(step)
             losses, grad_norm = self.advance(step, parameters)
             done = step + 1
             if done % settings.log_every == 0 or done == settings.num_train_steps:
@@ -202,8 +201,8 @@ class Loop:
         trainable.update_ema(step, settings.ema_decay)
         return grad_norm
 
-    def _freeze_text_encoder(self, step: int) -> list:
-        """Freeze the text encoder when its share of the steps is over; cache what it says from then on."""
+    def trained_from(self, step: int) -> list:
+        """Return what is trained from this step on; a text encoder whose share is over is frozen, its words cached."""
         settings, trainable = self.settings, self.trainable
         if step >= settings.text_encoder_steps:
             if "text_encoder" in trainable.parts:

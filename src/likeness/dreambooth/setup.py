@@ -12,6 +12,7 @@ from likeness.dreambooth.batches import Batches, posterior_key, tokenize
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.sampling import draw, latent_shape
 from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings, has_prior
+from likeness.dreambooth.storage import need_space
 from likeness.errors import InputError
 from likeness.models import ModelSource
 from likeness.subjects import ClassRequest, check_class_dir, class_images, make_folder
@@ -19,6 +20,8 @@ from likeness.subjects import ClassRequest, check_class_dir, class_images, make_
 OnEvent = Callable[[Event], None]
 ProbeSamples = Callable[[Samples], "dict[str, float]"]
 ChooseStep = Callable[["dict[int, dict[str, float]]"], int]
+# CLIP's tokens are in order of frequency: "burger" is 6548 and "violin" 17058 of 49408, "sks" 48136.
+FREQUENT, SMALL = 0.25, 10_000
 PRECISION = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -56,6 +59,7 @@ def check_pipeline(pipe, run: Run) -> None:
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if run.resolution % step:
         raise InputError(f"resolution={run.resolution} must be a multiple of {step} for this model.")
+    need_space(run.out, _space(pipe, run.settings), "a checkpoint and the fine-tuned model")
     for concept in run.concepts:
         tokenize(pipe.tokenizer, [*{concept.caption(photo) for photo in concept.photos}, *concept.class_prompts])
         identifier = pipe.tokenizer(concept.identifier, add_special_tokens=False).input_ids
@@ -65,6 +69,22 @@ def check_pipeline(pipe, run: Run) -> None:
                 f"identifier {concept.identifier!r} is one token of the class {concept.class_word!r}; "
                 "use a rarer word."
             )
+        if len(identifier) == 1 and identifier[0] < FREQUENT * len(pipe.tokenizer) and len(pipe.tokenizer) > SMALL:
+            raise InputError(
+                f"identifier {concept.identifier!r} is a common word to this model (token {identifier[0]} of "
+                f"{len(pipe.tokenizer)}, in order of frequency); use a rarer word."
+            )
+
+
+def _space(pipe, settings: TrainSettings) -> int:
+    """Return at least how many bytes the first checkpoint and the model will take; LoRA's are not worth counting."""
+    if settings.method == "lora":
+        return 0
+    size = {part: sum(4 * p.numel() for p in getattr(pipe, part).parameters()) for part in ("unet", "text_encoder")}
+    trained = size["unet"] + (size["text_encoder"] if settings.text_encoder_steps else 0)
+    moments = 0.5 if settings.use_8bit_adam else 2
+    model = sum(size.values()) + sum(4 * p.numel() for p in pipe.vae.parameters())
+    return int(trained * (1 + moments + (settings.ema_decay is not None))) + model
 
 
 def training_scheduler(pipe):

@@ -1,0 +1,225 @@
+"""What a training step costs against an uncached loop, what surrounds it, how soon it starts, and how much it holds.
+
+python -m likeness.study.training_benchmark [--shape sd15] [--device cuda] [--precision bf16] [--batch 4] [--memory]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from likeness.models import resolve_device
+from likeness.prompt_to_prompt.benchmark import interval
+from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, Uncached, load, now
+
+BARS = {"speed-up": 1.35, "share outside": 0.05, "first step": 1.3, "memory": 1.0}
+CARDS = (8, 12, 16, 24)  # GB
+BARE = (
+    "import hydra, torch, accelerate; from diffusers import DDPMScheduler, StableDiffusionPipeline; "
+    "from transformers import CLIPTextModel, CLIPTokenizer"
+)
+FIRST_STEP = re.compile(rb"fine-tuning:[^\r\n]*\| *[1-9]\d*/")
+
+
+def compare(case: Case, pairs: int, steps: int, folder: Path) -> dict[str, Any]:
+    """Time both loops in turns, each on weights of its own; return rates, the speed-up and the time around."""
+    arms = {"ours": Ours(case, load(case), folder), "uncached": Uncached(case, load(case), folder)}
+    device = arms["ours"].loop.processes.device
+
+    def seconds(arm: Any) -> float:
+        started = now(device)
+        for _ in range(steps):
+            arm.step()
+        return (now(device) - started) / steps
+
+    for arm in arms.values():
+        seconds(arm)  # warm up
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(pairs):
+        for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
+            taken[name].append(seconds(arms[name]))
+    ratios = [slow / fast for slow, fast in zip(taken["uncached"], taken["ours"], strict=True)]
+    found = {"steps per second": {name: 1 / statistics.median(values) for name, values in taken.items()}}
+    found["speed-up"] = dict(zip(("median", "low", "high"), interval(ratios), strict=True))
+    found["share outside"] = outside(arms["ours"], pairs, steps)
+    found |= matrix_share(arms["ours"], 1 / found["steps per second"]["ours"], case)
+    return found
+
+
+def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
+    """Return the share of a steady step that is not the UNet's forward, backward or the optimizer."""
+    shares = []
+    for _ in range(rounds):
+        with Stopwatch(arm).running() as watch:
+            started = now(watch.device)
+            for _ in range(steps):
+                arm.step()
+            total = now(watch.device) - started
+        shares.append(1 - watch.seconds / total)
+    return dict(zip(("median", "low", "high"), interval(shares), strict=True))
+
+
+def matrix_share(arm: Ours, seconds: float, case: Case) -> dict[str, float]:
+    """Return the floating-point rate of a step and its share of the device's measured matrix rate."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if case.compile:  # the counter cannot look into compiled code
+        return {}
+    with FlopCounterMode(display=False) as counter:
+        arm.step()
+    rate = matrix_rate(arm.loop.processes.device, case.precision)
+    flops = counter.get_total_flops() / seconds
+    return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Return the best rate of multiplying two large square matrices, in operations per second."""
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(8):
+        started = now(device)
+        a @ b
+        best = max(best, 2 * side**3 / (now(device) - started))
+    return best
+
+
+def first_step(entry: Path, pairs: int) -> dict[str, float]:
+    """Return how much longer the command takes to its first step than importing what it uses; warm caches."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(entry), "subject=tuki", "logger=none", f"out={out}", "sample_every=200"]
+        until_first_step(command)  # draws class pictures, fills caches, writes bytecode
+        ratios, commands = [], []
+        for _ in range(pairs):
+            shutil.rmtree(Path(out) / "models")
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", BARE], check=True)
+            bare = time.perf_counter() - started
+            commands.append(until_first_step(command))
+            ratios.append(commands[-1] / bare)
+    median, low, high = interval(ratios)
+    return {"median": median, "low": low, "high": high, "seconds": statistics.median(commands)}
+
+
+def until_first_step(command: list[str]) -> float:
+    """Start a training, return the seconds until its bar has moved, and kill it."""
+    started, read = time.perf_counter(), b""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        while not FIRST_STEP.search(read):
+            piece = process.stderr.read1(4096)
+            if not piece:
+                raise SystemExit(f"error: {' '.join(command)} ended before its first step:\n{read.decode()}")
+            read += piece
+        taken = time.perf_counter() - started
+        process.kill()
+    return taken
+
+
+def peak(case: Case, arm: str) -> float | None:
+    """Return the peak memory in GB of a fresh process that takes two steps; None where it did not fit."""
+    command = [sys.executable, "-m", "likeness.study.training_benchmark", "--only", arm, json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])["peak"]
+    if done.returncode < 0 or "out of memory" in done.stderr.lower():
+        return None
+    raise SystemExit(f"error: {' '.join(command)}\n{done.stderr}")
+
+
+def hold(case: Case, arm: str) -> float:
+    """Take two steps in this process and return its peak memory in GB: the device's, or on a CPU the process's."""
+    with tempfile.TemporaryDirectory() as folder:
+        running = ARMS[arm](case, load(case), Path(folder))
+        running.step(), running.step()
+    if case.device.startswith("cuda"):
+        return torch.cuda.max_memory_reserved() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def memory(case: Case) -> list[dict[str, Any]]:
+    """Return peaks of both loops, full and LoRA, with and without gradient checkpointing, and the card that fits."""
+    rows = []
+    print(f"\npeak GB, {case.shape}, {case.batch}+{case.batch}, {case.precision}, {case.device}")
+    print(f"{'':32}ours   uncached   fits in")
+    for method in ("full", "lora"):
+        for checkpointing in (False, True):
+            this = Case(**asdict(case) | {"method": method, "gradient_checkpointing": checkpointing})
+            found = {arm: peak(this, arm) for arm in ARMS}
+            fits = next((f"{c} GB" for c in CARDS if found["ours"] and found["ours"] < 0.95 * c), "more")
+            rows.append({"method": method, "gradient_checkpointing": checkpointing, **found, "fits": fits})
+            shown = "".join(f"{'–' if v is None else f'{v:.2f}':>9}" for v in found.values())
+            name = f"{method}, checkpointing {'on' if checkpointing else 'off'}"
+            print(f"{name:28}{shown}   {fits}", flush=True)
+    return rows
+
+
+def show(name: str, found: dict[str, float], bar: float, sign: str) -> None:
+    print(
+        f"{name:44}{found['median']:.3f} [{found['low']:.3f}, {found['high']:.3f}]   bar {sign} {bar:.2f}", flush=True
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="likeness.study.training_benchmark", description=__doc__)
+    parser.add_argument("--shape", choices=["paperdoll", "sd15"], default="paperdoll")
+    parser.add_argument("--method", choices=["full", "lora"], default="full")
+    parser.add_argument("--batch", type=int, help="photos, and as many class pictures, in a step")
+    parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=4, help="in a turn")
+    parser.add_argument("--entry", type=Path, help="train.py: also measure the time to its first step")
+    parser.add_argument("--memory", action="store_true", help="only peak memory, each in a process of its own")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--only", nargs=2, metavar=("ARM", "CASE"), help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(argv)
+    if arguments.only:
+        print(json.dumps({"peak": hold(Case(**json.loads(arguments.only[1])), arguments.only[0])}))
+        return
+    batch = arguments.batch or (1 if arguments.memory else 2)
+    case = Case(
+        arguments.shape, arguments.method, batch, arguments.precision, arguments.checkpointing, arguments.compile,
+        resolve_device(arguments.device),
+    )  # fmt: skip
+    report: dict[str, Any] = {"case": asdict(case), "torch": torch.__version__}
+    if arguments.memory:
+        report["memory"] = memory(case)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            report |= compare(case, arguments.pairs, arguments.steps, Path(folder))
+        rates = report["steps per second"]
+        print(f"{case.shape}, {case.method}, {batch}+{batch}, {case.precision}, {case.device}")
+        print(f"steps per second: {rates['ours']:.3f}, uncached {rates['uncached']:.3f}")
+        show("against the uncached loop", report["speed-up"], BARS["speed-up"], ">=")
+        show("outside forward, backward and optimizer", report["share outside"], BARS["share outside"], "<=")
+        if "share of matrix rate" in report:
+            print(f"{report['TFLOP/s']:.3g} TFLOP/s, {report['share of matrix rate']:.0%} of the measured matrix rate")
+        if arguments.entry:
+            report["first step"] = first_step(arguments.entry, max(3, arguments.pairs // 3))
+            show("command to first step, over bare imports", report["first step"], BARS["first step"], "<=")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
