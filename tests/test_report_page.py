@@ -226,6 +226,16 @@ def test_failed_and_foreign_folders_are_listed(cells, tmp_path, capsys):
     assert "tuki" in shown and "cake" in shown and "failed" in shown
 
 
+def test_the_terminal_shows_the_same_numbers_and_prompts_as_text(tmp_path, capsys):
+    folders = [write_cell(tmp_path, "one", target="[/red] [bold]cake"), write_cell(tmp_path, "two", lpips=(0.3, 0.4))]
+    print_table(folders)
+    shown = capsys.readouterr().out
+    done, _ = read_cells(folders)
+    assert "[/red] [bold]cake" in shown and interval("lpips", done[0].difference("lpips")) in shown
+    (last,) = [line for line in shown.splitlines() if "2 cells" in line]
+    assert interval("lpips", pooled(done, "lpips")["difference"]) in last and " 8 " in last
+
+
 def test_a_page_over_failed_cells_only_is_a_page(tmp_path):
     folder = write_cell(tmp_path, "broken", status="failed", error="disk full")
     assert "disk full" in Page(write_report([folder], Path(tmp_path) / "report.html", "demo")).text

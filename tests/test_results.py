@@ -1,6 +1,7 @@
 """Gathering outputs into one table, and finding what W&B has not seen."""
 
 import csv
+import sys
 
 import pytest
 from cells_on_disk import write_cell
@@ -8,6 +9,7 @@ from cells_on_disk import write_cell
 from likeness import results
 from likeness.errors import InputError
 from likeness.report import sync
+from likeness.report.parquet import write_parquet
 from likeness.report.records import read_cells
 
 
@@ -26,6 +28,29 @@ def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "| tuki | local | a \\| b | 4 | 100% / 50% |" in shown and "disk full" in shown
     assert shown.count("Measured with") == 1
+
+
+def test_parquet_holds_the_same_rows_with_numbers_as_numbers(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (the parquet extra)")
+    write_cell(tmp_path / "cells", "one", target='=1+1 "quoted"')
+    results.main([str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--parquet", str(tmp_path / "new" / "a.parquet")])
+    table = parquet.read_table(tmp_path / "new" / "a.parquet").to_pylist()
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(table) == len(rows) == 12
+    for row, same in zip(rows, table, strict=True):
+        assert same["seed"] == int(row["seed"]) and same["cell"] == "one" and same["arm"] == row["arm"]
+        assert same["lpips"] == (float(row["lpips"]) if row["lpips"] else None)
+
+
+def test_parquet_says_what_it_needs(tmp_path, monkeypatch):
+    write_cell(tmp_path / "cells", "one")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SystemExit, match=r"\.\[parquet\]"):
+        results.main([str(tmp_path), "--parquet", str(tmp_path / "a.parquet")])
+    with pytest.raises(InputError, match="column lpips"):
+        monkeypatch.undo()
+        write_parquet([{"cell": "one", "lpips": "much"}], tmp_path / "a.parquet")
 
 
 def test_p_values_are_corrected_over_the_table(tmp_path):

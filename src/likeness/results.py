@@ -1,4 +1,4 @@
-"""Gather any set of outputs into one tidy CSV and a Markdown table: python -m likeness.results outputs [...].
+"""Gather any set of outputs into one tidy CSV (or parquet) and Markdown: python -m likeness.results outputs [...].
 
 README and experiments take their numbers from here. Cells measured or drawn with different backbones, weights or
 versions get tables of their own.
@@ -13,6 +13,7 @@ from pathlib import Path
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
 from likeness.report.effects import effects, effects_table, escaped, structure_verdict
+from likeness.report.parquet import write_parquet
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.spreadsheet import write_rows
 from likeness.report.table import interval, success
@@ -42,13 +43,17 @@ def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
 
 
 def write_csv(cells: Sequence[CellResult], target: Path) -> Path:
-    """Write the tidy table; raises InputError if there is nothing to write."""
-    rows = tidy(cells)
-    if not rows:
-        raise InputError("no finished cell was found: nothing to write.")
+    """Write the tidy table as CSV; raises InputError if there is nothing to write."""
+    rows = _some(tidy(cells))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_rows(target, rows)
     return target
+
+
+def _some(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    if not rows:
+        raise InputError("no finished cell was found: nothing to write.")
+    return rows
 
 
 def markdown(cells: Sequence[CellResult]) -> str:
@@ -92,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.results", description=__doc__)
     parser.add_argument("places", nargs="+", type=Path, help="outputs, a run folder, or single cells")
     parser.add_argument("--csv", type=Path, help="write one row per picture here")
+    parser.add_argument("--parquet", type=Path, help="write the same rows here, numbers as numbers (extra: parquet)")
     parser.add_argument("--markdown", type=Path, help="write the table here instead of printing it")
     arguments = parser.parse_args(argv)
     try:
@@ -100,6 +106,8 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"no finished cell under {', '.join(map(str, arguments.places))}: run sweep.py first.")
         if arguments.csv:
             print(write_csv(cells, arguments.csv))
+        if arguments.parquet:
+            print(write_parquet(_some(tidy(cells)), arguments.parquet))
         text = markdown(cells)
         if arguments.markdown:
             arguments.markdown.write_text(text + "\n", encoding="utf-8")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from likeness.report.records import CellResult, read_cells
+from likeness.report.records import CellResult, measured_alike, pooled, read_cells
 from likeness.report.varying import told_apart
 
 SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
@@ -18,6 +18,7 @@ def print_table(cells: Iterable[Path]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     done, failed = read_cells(cells)
     table = Table(box=box.SIMPLE_HEAD, title="Prompt-to-Prompt minus re-prompting, same seeds", title_justify="left")
@@ -30,11 +31,31 @@ def print_table(cells: Iterable[Path]) -> None:
     for cell in told_apart(done):
         axes = cell.axes
         differences = [interval(cell.difference(name)) for name in present]
-        table.add_row(axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)
+        texts = (axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)
+        table.add_row(*map(Text, texts))  # what a user typed is no markup
+    for row in overall(done, present):
+        table.add_section()
+        table.add_row(*row)
     for cell in failed:
-        table.add_row("[red]failed", "", cell.folder.name, "", cell.error)
+        table.add_row("[red]failed", "", Text(cell.folder.name), "", Text(cell.error))
     console = Console()
     (console if console.is_terminal else Console(width=NARROWEST)).print(table)
+
+
+def overall(cells: Sequence[CellResult], metrics: Sequence[str]) -> list[list[str]]:
+    """Return one row for each set of several cells that may be averaged: their numbers pooled over all pictures."""
+    rows = []
+    for number, members in enumerate(measured_alike(cells).values(), 1):
+        if len(members) < 2:
+            continue
+        found = pooled(members, "edit_success")
+        happened = f"{found['with']:.0%} / {found['without']:.0%}" if found else "–"
+        entries = [pooled(members, metric) for metric in metrics]
+        n = sum(member.summary["n"] for member in members)
+        which = "all" if len(members) == len(cells) else f"measured alike ({number})"
+        rows.append([which, "", f"{len(members)} cells", str(n), happened,
+                     *(interval(entry and entry["difference"]) for entry in entries)])  # fmt: skip
+    return rows
 
 
 def success(cell: CellResult) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +16,10 @@ from likeness.errors import InputError
 
 MODES = ("auto", "online", "offline", "disabled", "none")
 SECONDS_TO_CONNECT = 20
+SECONDS_TO_FINISH = 300  # then what is not uploaded stays on disk
 MOST_IMAGES = 108  # W&B shows no more in one step
+# Keys whose summary W&B computes from their history -> the key they are plotted against, and the summary.
+SUMMARISED = {"validation": ("train/step", "min"), "seed": ("seed/seed", "mean")}
 _said: set[str] = set()
 
 
@@ -25,7 +30,7 @@ class Run:
     directory: Path | None = None
 
     def log(self, values: dict[str, float], step: int | None = None) -> None:
-        """Record numbers under their keys, for example "train/loss", at a step."""
+        """Record numbers under their keys, for example "train/loss", at a training step."""
 
     def images(self, key: str, pictures: Sequence[tuple[Image.Image, str]], step: int | None = None) -> None:
         """Record pictures with captions."""
@@ -39,6 +44,9 @@ class Run:
     def artifact(self, name: str, kind: str, path: Path, *, reference: bool = False) -> None:
         """Keep a file or folder with the run; as a reference where copying it would double the disk."""
 
+    def uses(self, name: str, kind: str) -> None:
+        """Link this run to the run that made an artifact."""
+
     def __enter__(self) -> Run:
         return self
 
@@ -48,6 +56,19 @@ class Run:
         """End the run; an exception marks it as failed."""
 
 
+def costs_nothing(method: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a method of a run: what W&B refuses is said once and lost to W&B, not to the work that is tracked."""
+
+    @functools.wraps(method)
+    def kept(self: WandbRun, *arguments: Any, **options: Any) -> None:
+        try:
+            method(self, *arguments, **options)
+        except Exception as error:  # whatever a logging client raises, an hour of training matters more
+            say(f"refused {method.__name__}", f"W&B did not take it ({first_line(error)}); results on disk are whole.")
+
+    return kept
+
+
 class WandbRun(Run):
     """A run in wandb, online or offline."""
 
@@ -55,41 +76,58 @@ class WandbRun(Run):
         self.run, self.offline = run, offline
         self.link = None if offline else run.url
         self.directory = Path(run.dir).parent
-        for prefix in ("train", "samples", "validation", "health"):
+        for prefix in ("train", "samples", "health"):
             run.define_metric(f"{prefix}/*", step_metric="train/step")
+        for prefix, (step, summary) in SUMMARISED.items():
+            run.define_metric(f"{prefix}/*", step_metric=step, summary=summary)
 
+    @costs_nothing
     def log(self, values: dict[str, float], step: int | None = None) -> None:
         self.run.log(dict(values) if step is None else {**values, "train/step": step})
 
+    @costs_nothing
     def images(self, key: str, pictures: Sequence[tuple[Image.Image, str]], step: int | None = None) -> None:
         import wandb
 
         shown = [wandb.Image(picture, caption=caption) for picture, caption in pictures[:MOST_IMAGES]]
-        self.log({key: shown}, step)
+        self.run.log({key: shown} if step is None else {key: shown, "train/step": step})
 
+    @costs_nothing
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         import wandb
 
         data = [[wandb.Image(v) if isinstance(v, Image.Image) else v for v in row] for row in rows]
         self.run.log({key: wandb.Table(columns=list(columns), data=data)})
 
+    @costs_nothing
     def summary(self, values: dict[str, Any]) -> None:
-        self.run.summary.update(values)
+        own = tuple(f"{prefix}/" for prefix in SUMMARISED)  # W&B keeps these: the best, or the mean
+        self.run.summary.update({name: value for name, value in values.items() if not name.startswith(own)})
 
+    @costs_nothing
     def artifact(self, name: str, kind: str, path: Path, *, reference: bool = False) -> None:
         import wandb
 
-        artifact = wandb.Artifact(name.replace("+", "-"), type=kind)
+        artifact = wandb.Artifact(artifact_name(name), type=kind)
         if reference:
             artifact.add_reference(path.resolve().as_uri())
         else:
             (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
         self.run.log_artifact(artifact)
 
+    def uses(self, name: str, kind: str) -> None:
+        if self.offline:
+            return  # the name is in the configuration, too
+        try:
+            self.run.use_artifact(f"{artifact_name(name)}:latest", type=kind)
+        except Exception as error:  # trained offline, deleted, no connection: the cell is drawn all the same
+            say(f"no {name}", f"W&B knows no {kind} {artifact_name(name)}, this run is not linked to its training "
+                f"({first_line(error)}); upload that with: python -m likeness.report.sync")  # fmt: skip
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.run.finish(exit_code=1 if kind else 0)
+        self._finish(1 if kind else 0)
         if self.offline:
             say(
                 "offline",
@@ -97,6 +135,15 @@ class WandbRun(Run):
             )
         elif self.link:
             print(f"W&B: {self.link}")
+
+    @costs_nothing
+    def _finish(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
+
+
+def artifact_name(name: str) -> str:
+    """Return a name that W&B takes for an artifact: letters, digits, dots, dashes, underscores; at most 128."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:128]
 
 
 def start(
@@ -112,8 +159,9 @@ def start(
 ) -> Run:
     """Start a run, to be used as a context manager.
 
-    `auto` is online with a W&B login and offline without; a server that cannot be reached turns into offline,
-    said once. `none` imports no wandb. Raises InputError for an unknown mode.
+    `auto` is online with a W&B login and offline without; a server that cannot be reached turns into offline, a
+    folder that cannot be written into a run that records nothing; either is said once. `none` imports no wandb.
+    Raises InputError for an unknown mode.
     """
     if mode not in MODES:
         raise InputError(f"logger.mode={mode} is unknown; choose one of {', '.join(MODES)}.")
@@ -121,21 +169,20 @@ def start(
         return Run()
     import wandb
 
-    directory.mkdir(parents=True, exist_ok=True)
     options = {
         "project": project, "name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": config,
         "dir": str(directory), "reinit": "create_new",
     }  # fmt: skip
     asked = wandb_mode(mode)
-    try:
-        run = wandb.init(mode=asked, settings=_settings(wandb), **options)
-    except wandb.errors.Error as error:
-        if asked == "offline":
-            raise
-        say("unreachable", f"W&B cannot be used ({first_line(error)}); recording offline instead.")
-        asked = "offline"
-        run = wandb.init(mode=asked, settings=_settings(wandb), **options)
-    return WandbRun(run, offline=asked == "offline")
+    for tried in dict.fromkeys((asked, "offline")):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            run = wandb.init(mode=tried, settings=_settings(wandb), **options)
+            return WandbRun(run, offline=tried == "offline")
+        except (wandb.errors.Error, OSError) as error:
+            instead = "recording nothing" if tried == "offline" else "recording offline instead"
+            say(f"unreachable {tried}", f"W&B cannot be used ({first_line(error)}); {instead}.")
+    return Run()
 
 
 def wandb_mode(asked: str) -> str:
@@ -152,8 +199,9 @@ def wandb_mode(asked: str) -> str:
 
 def _settings(wandb: Any) -> Any:
     return wandb.Settings(
-        silent=True, console="off", x_disable_stats=True, x_save_requirements=False, init_timeout=SECONDS_TO_CONNECT
-    )
+        silent=True, console="off", x_disable_stats=True, x_save_requirements=False, init_timeout=SECONDS_TO_CONNECT,
+        finish_timeout=SECONDS_TO_FINISH,
+    )  # fmt: skip
 
 
 def say(key: str, text: str) -> None:

@@ -86,14 +86,14 @@ def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: 
         log.error("the failure could not be recorded either: %s", second)
 
 
-def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, str]:
-    """Draw a cell's pictures afresh, taking none from earlier; return them and the id of the weights used."""
+def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, dict[str, Any]]:
+    """Draw a cell's pictures afresh, taking none from earlier; return them and the record of this drawing."""
     from likeness.study import draw
 
     plan = plan_edit(sweep)
     cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
     pipe = draw.load_cached(cell.base, cell.finetuned, cell.weights, cell.dtype, cell.device)
-    return draw.draw_cell(pipe, sweep, plan, draw.PictureCache(scratch, {})), cell.weights
+    return draw.draw_cell(pipe, sweep, plan, draw.PictureCache(scratch, {})), cell.record("redrawn")
 
 
 class _Cell:
@@ -202,7 +202,7 @@ class _Cell:
 
         summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         try:
-            tracking.track_cell(self.sweep, run_dir, self.folder, record, rows, summary)
+            tracking.track_cell(self.sweep, run_dir, self.folder, record, rows, summary, self.finetuned)
         except InputError:
             raise
         except Exception as error:

@@ -103,10 +103,8 @@ def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path)
     run.summary(result.values)
     if job.settings.ladder:
         _show_ladder(job, run)
-    if job.settings.method == "lora":
-        run.artifact(f"{job.who}-lora", "model", job.folder / "lora")
-    else:
-        run.artifact(f"{job.who}-model", "model", job.folder / "model", reference=True)
+    lora = job.settings.method == "lora"  # by its folder's name, under which editing runs look for it
+    run.artifact(job.folder.name, "model", job.folder / ("lora" if lora else "model"), reference=not lora)
 
 
 def finetune_missing(train: Train, run_dir: Path) -> Path:

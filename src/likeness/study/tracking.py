@@ -9,12 +9,26 @@ from PIL import Image
 
 from likeness.config import Sweep, Train, to_plain
 from likeness.ranks import is_main_process
+from likeness.study.cells import ARMS
+
+ABOUT = ("hash", "weights", "source_prompt", "target_prompt")  # of the record, beside its axes
+ENDINGS = {"with": "", "without": "_without"}  # of the arms, in the names of numbers
 
 
-def start_run(config: Train | Sweep, *, name: str, group: str, job_type: str, tags: list[str], directory: Path):
+def start_run(
+    config: Train | Sweep,
+    *,
+    name: str,
+    group: str,
+    job_type: str,
+    tags: list[str],
+    directory: Path,
+    about: dict[str, Any] | None = None,
+):
     """Return an entered-able tracker run with the project's conventions for names, groups and tags.
 
-    Of several processes that train together one is tracked.
+    `about` goes beside the configuration into what runs are filtered and grouped by. Of several processes that train
+    together one is tracked.
     """
     from likeness.report import tracker
 
@@ -27,7 +41,7 @@ def start_run(config: Train | Sweep, *, name: str, group: str, job_type: str, ta
         group=group,
         job_type=job_type,
         tags=tags,
-        config=to_plain(config),
+        config=to_plain(config) | (about or {}),
         directory=directory,
     )
 
@@ -46,42 +60,58 @@ def track_cell(
     record: dict[str, Any],
     rows: list[dict[str, Any]],
     summary: dict[str, Any],
+    finetuned: Path,
 ) -> None:
-    """Log one cell as a run: a table with one row per seed, the grid, and the summary numbers."""
+    """Log one cell as a run: a table with one row per seed, its pictures, every seed's numbers and their summary."""
     if sweep.logger.mode == "none":
         return
-    group = run_dir.parent.name if run_dir.name.isdigit() else run_dir.name
     axes = record["axes"]
-    tags = [axes["subject"], axes["edit"], axes["method"], axes["model"]]
-    name = folder.name.rsplit("-", 1)[0]
+    asked = [str(axes[axis]) for axis in ("style", "scene", "target") if axes.get(axis) is not None]
     with start_run(
-        sweep, name=name, group=group, job_type="edit", tags=tags, directory=Path(sweep.out) / "wandb"
+        sweep,
+        name=folder.name.rsplit("-", 1)[0],
+        group=run_dir.parent.name if run_dir.name.isdigit() else run_dir.name,
+        job_type="edit",
+        tags=[axes["subject"], axes["edit"], axes["method"], axes["model"], *asked],
+        directory=Path(sweep.out) / "wandb",
+        about={"cell": {**axes, **{k: record[k] for k in ABOUT}, "folder": folder.name, "finetuned": finetuned.name}},
     ) as run:
-        skip = {
-            "image",
-            "arm",
-            "seed",
-            "subject",
-            "prior_class",
-            "model",
-            "method",
-            "schedule",
-            "edit",
-            "operator",
-        }
-        names = [n for n in rows[0] if n not in skip | {"source_prompt", "target_prompt"}]
-        columns = ["seed", "source_prompt", "target_prompt", "source", "without", "with"]
-        columns += [f"{n}/{arm}" for n in names for arm in ("without", "with")]
-        table = []
-        for seed in record["seeds"]:
-            by_arm = {row["arm"]: row for row in rows if row["seed"] == seed}
-            pictures = [Image.open(folder / by_arm[arm]["image"]) for arm in ("source", "without", "with")]
-            values = [by_arm[arm][n] for n in names for arm in ("without", "with")]
-            table.append([seed, record["source_prompt"], record["target_prompt"], *pictures, *values])
-        run.table("edit/pictures", columns, table)
-        with Image.open(folder / "grid.png") as grid:
-            run.images("edit/grid", [(grid.convert("RGB"), record["target_prompt"])])
-        numbers = {f"edit/{n}": v["with"] for n, v in summary["metrics"].items()}
-        numbers |= {f"edit/{n}_without": v["without"] for n, v in summary["metrics"].items()}
-        numbers |= {f"edit/{n}_difference": v["difference"]["mean"] for n, v in summary["metrics"].items()}
-        run.summary({k: v for k, v in numbers.items() if v is not None})
+        run.uses(finetuned.name, "model")
+        log_cell(run, folder, record, rows, summary)
+
+
+def log_cell(run, folder: Path, record: dict[str, Any], rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Send a cell's pictures and numbers to an open run."""
+    names = list(summary["metrics"])
+    columns = ["seed", "source_prompt", "target_prompt", *ARMS]
+    columns += [f"{name}/{arm}" for name in names for arm in ("without", "with")]
+    table = []
+    for seed in record["seeds"]:
+        by_arm = {row["arm"]: row for row in rows if row["seed"] == seed}
+        pictures = [picture(folder / by_arm[arm]["image"]) for arm in ARMS]
+        values = [by_arm[arm][name] for name in names for arm in ("without", "with")]
+        table.append([seed, record["source_prompt"], record["target_prompt"], *pictures, *values])
+        arms = {f"seed/{name}{end}": by_arm[arm][name] for name in names for arm, end in ENDINGS.items()}
+        run.log({"seed/seed": seed} | {name: value for name, value in arms.items() if value is not None})
+    run.table("edit/pictures", columns, table)
+    for sheet in ("grid", "attention"):
+        if (folder / f"{sheet}.png").is_file():
+            run.images(f"edit/{sheet}", [(picture(folder / f"{sheet}.png"), record["target_prompt"])])
+    run.summary(summary_numbers(summary))
+
+
+def summary_numbers(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers by which cells are compared: each metric's arms and paired difference, with its interval."""
+    numbers: dict[str, float | None] = {"edit/n": summary["n"]}
+    for name, entry in summary["metrics"].items():
+        numbers |= {f"edit/{name}{end}": entry[arm] for arm, end in ENDINGS.items()}
+        difference = entry["difference"]
+        numbers |= {f"edit/{name}_difference": difference["mean"]}
+        numbers |= {f"edit/{name}_difference_{key}": difference[key] for key in ("low", "high", "p")}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def picture(path: Path) -> Image.Image:
+    """Return a picture, its file closed."""
+    with Image.open(path) as image:
+        return image.convert("RGB")

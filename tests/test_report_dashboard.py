@@ -1,0 +1,83 @@
+"""The W&B workspace is built and serialised offline; it shows only keys that are really logged."""
+
+import json
+import re
+import sys
+
+import pytest
+
+pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed (the dashboard extra)")
+
+from likeness.errors import InputError
+from likeness.report import dashboard
+from likeness.report.metric_names import HEADLINE, METRICS
+from likeness.study.tracking import summary_numbers
+
+
+@pytest.fixture(scope="module")
+def sections():
+    view = dashboard.build("me", "likeness")._to_model().model_dump(by_alias=True, exclude_none=True)
+    assert view["entity"] == "me" and view["project"] == "likeness"
+    json.dumps(view)  # what save() sends
+    return {s["name"]: s["panels"] for s in view["spec"]["section"]["panelBankConfig"]["sections"]}
+
+
+def test_the_workspace_has_the_sections_of_the_study(sections):
+    assert list(sections) == [
+        "Pictures", "Edit success against structure kept", "Metrics by subject, edit and style", "Re-weighting",
+        "Training health",
+    ]  # fmt: skip
+    bars = [p["config"] for p in sections["Metrics by subject, edit and style"] if p["viewType"] == "Bar Chart"]
+    assert {(c["groupBy"], c["metrics"][0]) for c in bars} == {
+        (f"cell.value.{axis}", f"edit/{metric}") for axis in ("subject", "edit", "style") for metric in HEADLINE
+    }
+    scatter = sections["Edit success against structure kept"][0]["config"]
+    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:edit/lpips", "summary:edit/edit_success")
+    assert {p["config"]["xAxis"] for p in sections["Re-weighting"]} == {"config:cell.value.weight"}
+
+
+def test_panels_do_not_overlap(sections):
+    for panels in sections.values():
+        taken = set()
+        for panel in panels:
+            box = panel["layout"]
+            fields = {
+                (x, y) for x in range(box["x"], box["x"] + box["w"]) for y in range(box["y"], box["y"] + box["h"])
+            }
+            assert not fields & taken and box["x"] + box["w"] <= 24
+            taken |= fields
+
+
+def test_every_number_it_shows_is_one_that_cells_log(sections):
+    entry = {"with": 0.1, "without": 0.2, "difference": {"mean": 0.1, "low": 0.0, "high": 0.2, "p": 0.5}}
+    logged = set(summary_numbers({"n": 4, "metrics": dict.fromkeys(METRICS, entry)}))
+    shown = set(re.findall(r"edit/[a-z_]+", json.dumps(sections)))
+    assert shown - {"edit/grid", "edit/attention", "edit/pictures"} <= logged
+
+
+def test_without_an_account_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(SystemExit, match="wandb login"):
+        dashboard.main([])
+
+
+def test_a_dead_connection_is_one_line(monkeypatch):
+    import wandb
+
+    def api():
+        raise ConnectionError("no route to host\nmore")
+
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(wandb, "Api", api)
+    with pytest.raises(InputError, match=r"did not take the workspace: no route to host$"):
+        dashboard.save("likeness")
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
+    with pytest.raises(InputError, match=r"\.\[dashboard\]"):
+        dashboard.build("me", "likeness")
