@@ -39,14 +39,14 @@ def build_world(root: Path) -> Path:
     return root
 
 
-def sweep_of(out: Path, *overrides: str):
+def sweep_of(out: Path, *overrides: str, conf: Path = CONF):
     """Return the configuration of one cell in `out`, two steps long."""
     from hydra import compose, initialize_config_dir
 
     from likeness import config
 
     small = (f"out={out}", "sampler.num_inference_steps=2", "seeds=[0]", "logger=none", *overrides)
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
         return config.to_sweep(compose("sweep", list(small)))
 
 

@@ -160,6 +160,7 @@ class Sampler:
 class Metrics:
     name: str = MISSING
     lpips_net: str | None = None  # alex, vgg or squeeze for metrics=standard; None: the suite's own
+    extra: list[str] = field(default_factory=list)  # module:function, metrics of your own
 
 
 @dataclass
@@ -244,7 +245,8 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     """Turn the composed configuration into a checked `Sweep`; InputError says what is wrong."""
     sweep = _typed(cfg, Sweep, choices)
     edit = sweep.edit
-    _one_of("edit.operator", edit.operator, OPERATORS)
+    if ":" not in edit.operator:  # module:Class is an edit of your own, see study.extensions
+        _one_of("edit.operator", edit.operator, OPERATORS)
     _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
     for name, window in {
         "edit.cross_replace_steps": edit.cross_replace_steps,
@@ -281,8 +283,14 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def from_plain(values: dict[str, Any]) -> Sweep:
-    """Return the `Sweep` that `to_plain` wrote into a record."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), values))
+    """Return the `Sweep` that `to_plain` wrote into a record; InputError if another version wrote it."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), values))
+    except OmegaConfBaseException as error:
+        raise InputError(
+            f"the recorded configuration does not fit this version ({str(error).splitlines()[0]}); check out the "
+            "commit in the record, under environment.git."
+        ) from error
 
 
 def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any:

@@ -15,10 +15,11 @@ from PIL import Image
 
 from likeness.config import from_plain
 from likeness.errors import InputError
-from likeness.study import cells, environment
+from likeness.study import cells
 from likeness.study.cell import redraw
 
 ARMS = cells.ARMS
+DECIDING = ("weights", "data", "dtype", "device", "hardware", "environment")  # parts of a record
 
 
 def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
         raise InputError(f"{folder} holds no finished cell: give a folder under outputs/cells/.")
     sweep = from_plain(record["config"])
     with tempfile.TemporaryDirectory() as scratch:
-        drawn, weights = redraw(sweep, Path(scratch))
+        drawn, now = redraw(sweep, Path(scratch))
     differences = {}
     for index, seed in enumerate(record["seeds"]):
         for arm in ARMS:
@@ -42,21 +43,20 @@ def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(new).save(keep / name)
-    return {"pictures": differences, "changed": changed(record, weights)}
+    return {"pictures": differences, "changed": changed(record, now)}
 
 
-def changed(record: dict[str, Any], weights: str) -> list[str]:
-    """Return what is not as it was when the record was written."""
-    found = [] if record["weights"] == weights else [f"weights: {record['weights']} -> {weights}"]
-    now, then = environment.environment(), record["environment"]
-    for name, version in then.get("packages", {}).items():
-        if now["packages"].get(name) != version:
-            found.append(f"{name}: {version} -> {now['packages'].get(name)}")
-    for name in ("python", "platform"):
-        if now.get(name) != then.get(name):
-            found.append(f"{name}: {then.get(name)} -> {now.get(name)}")
-    commits = [(state or {}).get("commit") for state in (then.get("git"), now.get("git"))]
-    return found + ([f"commit: {commits[0]} -> {commits[1]}"] if commits[0] != commits[1] else [])
+def changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what decides a picture and is not as it was: "environment.packages.torch: 2.9.0 -> 2.10.0"."""
+    old, new = (flat({name: record.get(name) for name in DECIDING}) for record in (then, now))
+    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in old | new if old.get(name) != new.get(name)]
+
+
+def flat(value: Any, place: str = "") -> dict[str, Any]:
+    """Return nested dicts as one, under dotted names."""
+    if not isinstance(value, dict):
+        return {place: value}
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{place}.{name}".lstrip(".")).items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from likeness.config import Sweep, slug
 from likeness.errors import InputError
 from likeness.report.spreadsheet import write_rows
+from likeness.study.extensions import code_id, is_extension
 from likeness.study.place import short_hash
 from likeness.study.plan import EditPlan, label
 
@@ -42,13 +43,14 @@ def cell_identity(sweep: Sweep, plan: EditPlan, weights: str, dtype: str, backbo
         "seeds": sweep.seeds,
         "backbones": backbones,
         "show_attention": sweep.show_attention,
+        **({"operator": code_id(plan.operator)} if is_extension(plan.operator) else {}),
     }
 
 
 def cell_name(sweep: Sweep, plan: EditPlan, identity: dict[str, Any]) -> str:
     """Return a readable name with the hash at its end; the same result has the same name."""
-    parts = (slug(sweep.subject.name), slug(sweep.edit.name), slug(label(plan.axes)), sweep.method.name)
-    return "-".join((*parts, sweep.schedule.name, short_hash(identity)))
+    names = (sweep.subject.name, sweep.edit.name, label(plan.axes), sweep.method.name, sweep.schedule.name)
+    return "-".join((*map(slug, names), short_hash(identity)))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

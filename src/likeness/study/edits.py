@@ -6,6 +6,7 @@ from typing import Any
 
 from likeness.config import Edit
 from likeness.errors import InputError
+from likeness.study.extensions import is_extension, load
 from likeness.study.plan import EditPlan
 
 
@@ -14,6 +15,8 @@ def build_edit(plan: EditPlan, edit: Edit) -> Any:
     from likeness.prompt_to_prompt import Refine, Replace, Reweight
 
     classes = {"replace": Replace, "refine": Refine}
+    if is_extension(plan.operator):
+        classes[plan.operator] = load(plan.operator)
     windows = {
         "cross_replace_steps": _cross(edit),
         "self_replace_steps": tuple(edit.self_replace_steps),

@@ -14,6 +14,7 @@ from PIL import Image
 from likeness.config import Sweep
 from likeness.study import place
 from likeness.study.cells import ARMS, CellWriter
+from likeness.study.extensions import ExtendedSuite
 from likeness.study.plan import EditPlan
 from likeness.subjects import load_photos
 
@@ -34,7 +35,8 @@ def suite_for(sweep: Sweep, device: str):
     judge = metrics.build_subject(sweep.metrics.name, **options)
     photos = tuple(photo.path for photo in place.photos_of(sweep.subject))
     fidelity = _fidelity(judge, photos, sweep.model.resolution or SIDE)
-    return metrics.build(sweep.metrics.name, **options).with_subject(fidelity)
+    suite = metrics.build(sweep.metrics.name, **options).with_subject(fidelity)
+    return ExtendedSuite(suite, sweep.metrics.extra) if sweep.metrics.extra else suite
 
 
 @functools.lru_cache(maxsize=8)

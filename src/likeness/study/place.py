@@ -109,8 +109,8 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     parts = (
         who,
         slug(config.prior_class.name),
-        config.method.name,
-        config.schedule.name,
+        slug(config.method.name),
+        slug(config.schedule.name),
         short_hash(identity),
     )
     return Path(config.out) / "models" / slug(config.model.name) / "-".join(parts)

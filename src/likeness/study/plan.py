@@ -83,6 +83,9 @@ def _swapped(edit: Edit, source: str, axes: dict[str, Any]) -> EditPlan:
 
 
 def _check(plan: EditPlan, sweep: Sweep) -> None:
+    for prompt in (plan.source_prompt, plan.target_prompt):
+        if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise InputError(f"the prompt {prompt!r} is not valid text: give it in UTF-8.")
     if plan.operator != "reweight" and plan.source_prompt.lower() == plan.target_prompt.lower():
         raise InputError(
             f"source and target prompt are the same, {plan.source_prompt!r}: this edit changes nothing. "

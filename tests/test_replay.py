@@ -1,0 +1,70 @@
+"""What a record carries, and what a replay says when something else would be drawn now."""
+
+import json
+
+import pytest
+import tiny_study
+from PIL import Image
+
+from likeness import metrics, replay
+from likeness.study import draw
+from likeness.study.cell import run_cell
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A recorded cell and its output folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tiny_study.build_world(tmp_path_factory.mktemp("world"))))
+        metrics.forget()
+        draw.load_cached.cache_clear()
+        out = tmp_path_factory.mktemp("out")
+        sweep = tiny_study.sweep_of(out, "edit=local", "target=cake", "seeds=[0,3]")
+        tiny_study.pretend_to_finetune(sweep)
+        yield run_cell(sweep, out / "run", ["edit=local", "target=cake", "seeds=[0,3]"])
+        metrics.forget()
+        draw.load_cached.cache_clear()
+
+
+def test_a_record_carries_all_that_decides_its_pictures(recorded):
+    record = json.loads((recorded / "record.json").read_text())
+    assert record["seeds"] == [0, 3] and record["config"]["edit"]["cross_replace_steps"] == [0.0, 0.8]
+    assert record["config"]["model"]["source"] == "embedded" and len(record["weights"]) == 12
+    assert record["data"]["base"] and record["data"]["subjects"][0]["photos"] == "0123456789ab"
+    assert {"torch", "diffusers", "transformers", "safetensors", "numpy"} <= set(record["environment"]["packages"])
+    assert {"commit", "dirty"} == set(record["environment"]["git"]) and record["environment"]["python"]
+    assert record["device"] == "cpu" and record["hardware"]["name"] and record["hardware"]["threads"] >= 1
+    assert record["command"] == "python sweep.py edit=local target=cake 'seeds=[0,3]'"
+    assert set(record["timing"]) >= {"load", "draw", "decode", "measure"} and record["drawn"] == 6
+
+
+def test_a_record_replays_to_the_same_bits(recorded, capsys):
+    replay.main([str(recorded / "record.json")])
+    assert capsys.readouterr().out == "identical: 6 pictures\n"
+
+
+def test_a_replay_that_differs_says_by_how_much_and_what_has_changed(recorded, capsys):
+    record = json.loads((recorded / "record.json").read_text())
+    record["environment"]["packages"]["torch"] = "1.0"
+    record["hardware"]["threads"] = 999
+    altered = recorded.parent / "altered"
+    (altered / "images").mkdir(parents=True)
+    (altered / "record.json").write_text(json.dumps(record))
+    for picture in (recorded / "images").iterdir():
+        Image.open(picture).point(lambda v: 255 - v).save(altered / "images" / picture.name)
+    with pytest.raises(SystemExit, match="1"):
+        replay.main([str(altered)])
+    shown = capsys.readouterr().out
+    assert "different: up to" in shown and "environment.packages.torch: 1.0 ->" in shown
+    assert "hardware.threads: 999 ->" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"status": "failed"}, "no finished cell"), ({"config": {"nonsense": 1}}, "does not fit this version")],
+)
+def test_what_cannot_be_replayed_is_one_line(recorded, tmp_path, change, message):
+    record = json.loads((recorded / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps(record | change))
+    with pytest.raises(SystemExit, match=message):
+        replay.main([str(tmp_path)])
