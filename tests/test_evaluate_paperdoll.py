@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from remembering import reading_of
 
 from likeness.errors import InputError
 from likeness.paperdoll import bars, card, evaluate, world
@@ -21,16 +22,6 @@ from likeness.paperdoll.evaluate_drawing import (
 )
 from likeness.paperdoll.evaluate_reading import measure_readers
 from likeness.paperdoll.judge import Judge
-from likeness.paperdoll.probe import Reading
-
-
-def reading_of(factors: list[world.Factors]) -> Reading:
-    """Return what a reader that makes no mistake sees."""
-    labels = [f.labels() for f in factors]
-    categorical = {name: torch.tensor([int(one[name]) for one in labels]) for name in world.CATEGORICAL}
-    continuous = {name: torch.tensor([float(one[name]) for one in labels]) for name in world.CONTINUOUS}
-    identity = torch.tensor(np.stack([f.identity.vector() for f in factors]))
-    return Reading(categorical, {}, continuous, identity, torch.tensor([world.CLASSES.index(f.who) for f in factors]))
 
 
 class Knowing:

@@ -11,6 +11,7 @@ from likeness.paperdoll.checkpoints import read_state, write_atomic, write_json
 from likeness.paperdoll.presets import Preset
 
 TRAINING, SUBJECTS = "training.json", "subjects.md"
+OPEN, CLOSE = "<!-- subjects -->", "<!-- /subjects -->"
 
 
 def assemble_weights(out: Path, target: Path, preset: Preset, preset_name: str, seed: int) -> None:
@@ -123,4 +124,17 @@ managed; `--steps` repeats it.
 def subjects_section(weights: Path) -> str:
     """Return what was measured on fine-tuned subjects, if it was (`python -m likeness.study.evaluate_subjects`)."""
     file = weights / SUBJECTS
-    return f"\n## Fine-tuned subjects\n\n{file.read_text().strip()}\n" if file.is_file() else ""
+    text = file.read_text().strip() if file.is_file() else "Not measured yet."
+    return f"\n## Fine-tuned subjects\n\n{OPEN}\n{text}\n{CLOSE}\n"
+
+
+def put_subjects(weights: Path, text: str) -> None:
+    """Keep a table of fine-tuned subjects beside the weights and put it into their card; InputError without one."""
+    card = weights / "MODEL_CARD.md"
+    page = card.read_text() if card.is_file() else ""
+    if page.count(OPEN) != 1 or page.count(CLOSE) != 1:
+        raise InputError(f"{card} has no place for subjects: write it first with `make evaluate-paperdoll`.")
+    write_atomic(weights / SUBJECTS, lambda place: place.write_text(f"{text.strip()}\n"))
+    before, after = page[: page.index(OPEN)], page[page.index(CLOSE) + len(CLOSE) :]
+    section = f"{OPEN}\n{text.strip()}\n{CLOSE}"
+    write_atomic(card, lambda place: place.write_text(before + section + after))

@@ -1,0 +1,145 @@
+"""Judge the cells of figures: did the edit happen, was structure kept where it did, does a weight set the amount?
+
+python -m likeness.study.evaluate_cells outputs/runs/RUN [RUN ...]: each place is one figure. The judge reads the
+pictures; LPIPS is the one the cells were measured with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from likeness.errors import InputError
+from likeness.metrics.statistics import decided, paired
+from likeness.study.judged import Row, finished_cells, judged_rows
+
+JUDGED_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)  # negative weights are shown, not judged
+MOVED = 3.0  # pixels of 128 beyond which a head has moved
+
+
+def by_pair(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Return (with, without) of every cell and seed."""
+    arms = {(row["cell"], row["seed"], row["arm"]): row for row in rows}
+    return [(row, arms[cell, seed, "without"]) for (cell, seed, arm), row in arms.items() if arm == "with"]
+
+
+def figure(rows: Sequence[Row]) -> dict[str, Any]:
+    """Measure the edits of one figure; empty if nothing was asked to change."""
+    pairs = [(a, b) for a, b in by_pair(rows) if a["true_edit_success"] is not None]
+    if not pairs:
+        return {}
+    happened = np.array([[row["true_edit_success"] for row in pair] for pair in pairs])
+    lpips = np.array([[row["lpips"] for row in pair] for pair in pairs])
+    moved = np.array([[row["true_head_shift_px"] for row in pair] for pair in pairs])
+    cells = [pair[0]["cell"] for pair in pairs]
+    single = {cell: happened[[c == cell for c in cells], 0].mean() for cell in dict.fromkeys(cells)}
+    sources = [(pair[0]["subject"], pair[0]["seed"]) for pair in pairs]
+    difference = paired(lpips[:, 0], lpips[:, 1], groups=sources)
+    far = moved[:, 1] > MOVED
+    return {
+        "pairs": len(pairs),
+        "edit happened with": float(happened[:, 0].mean()),
+        "edit happened without": float(happened[:, 1].mean()),
+        "lowest single edit": float(min(single.values())),
+        "happened and LPIPS lower": float(((happened[:, 0] == 1) & (lpips[:, 0] < lpips[:, 1])).mean()),
+        "LPIPS difference": difference,
+        "LPIPS interval leaves out 0": decided(difference),
+        "head moved without px": float(moved[far, 1].mean()) if far.any() else None,
+        "head moved with px": float(moved[far, 0].mean()) if far.any() else None,
+        "single edits": {cell: float(value) for cell, value in single.items()},
+    }
+
+
+def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return, for each subject, mean blossom over seeds for each weight, and the median per-seed rank correlation."""
+    from scipy.stats import spearmanr
+
+    out: dict[str, dict[str, Any]] = {}
+    weighted = [row for row in rows if row["weight"] is not None and row["arm"] == "with"]
+    for subject in dict.fromkeys(row["subject"] for row in weighted):
+        own = [row for row in weighted if row["subject"] == subject]
+        weights = sorted({row["weight"] for row in own})
+        amounts = {w: {r["seed"]: r["true_blossom"] for r in own if r["weight"] == w} for w in weights}
+        means = {w: float(np.mean(list(values.values()))) for w, values in amounts.items()}
+        judged = [w for w in weights if w in JUDGED_WEIGHTS]
+        if len(judged) < 3:
+            continue
+        series = [[amounts[w][seed] for w in judged] for seed in amounts[judged[0]]]
+        ranks = [spearmanr(judged, values).statistic if np.ptp(values) else 0.0 for values in series]
+        rising = all(means[a] < means[b] for a, b in pairwise(judged))
+        median = float(np.median(ranks))
+        out[subject] = {
+            "seeds": len(series), "means": means, "strictly increasing": rising,
+            "median Spearman of weight and blossom": median,
+        }  # fmt: skip
+    return out
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """Return a Markdown table, one row per figure, the bars in its head."""
+    lines = [
+        "| figure | pairs | edit happened with (bar 90 %) / without | lowest single edit (80 %) "
+        "| happened and LPIPS lower (80 %) | LPIPS with minus without [95 %] | head, where it moved > 3 px: "
+        "with / without |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in figures.items():
+        if "pairs" not in found:
+            continue
+        low_high = found["LPIPS difference"]
+        span = "" if low_high["low"] is None else f" [{low_high['low']:+.3f}, {low_high['high']:+.3f}]"
+        head = found["head moved without px"]
+        moved = "–" if head is None else f"{found['head moved with px']:.1f} / {head:.1f} px"
+        lines.append(
+            f"| {name} | {found['pairs']} | {found['edit happened with']:.1%} / {found['edit happened without']:.1%} "
+            f"| {found['lowest single edit']:.1%} | {found['happened and LPIPS lower']:.1%} "
+            f"| {low_high['mean']:+.3f}{span} | {moved} |"
+        )
+    for name, found in figures.items():
+        for subject, values in found.get("reweighting", {}).items():
+            means = ", ".join(f"{w:g}: {m:.2f}" for w, m in values["means"].items())
+            lines += [
+                "",
+                f"{name}, {subject}, {values['seeds']} seeds: mean blossom by weight {means}; "
+                f"{'strictly increasing' if values['strictly increasing'] else 'not strictly increasing'} over "
+                f"{', '.join(f'{w:g}' for w in values['means'] if w in JUDGED_WEIGHTS)}; median Spearman "
+                f"{values['median Spearman of weight and blossom']:.2f} (bar 0.9).",
+            ]
+    return "\n".join(lines)
+
+
+def evaluate_figures(places: Sequence[Path], judge) -> dict[str, dict[str, Any]]:
+    """Judge the cells under every place, which is one figure."""
+    figures = {}
+    for place in places:
+        rows = judged_rows(finished_cells([place]), judge)
+        figures[place.name] = figure(rows)
+        if weights := reweighting(rows):
+            figures[place.name]["reweighting"] = weights
+    return figures
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="likeness.study.evaluate_cells", description=__doc__)
+    parser.add_argument("places", nargs="+", type=Path, help="run folders, one for each figure")
+    parser.add_argument("--json", type=Path, help="also write every number here")
+    arguments = parser.parse_args(argv)
+    from likeness.paperdoll.judge import load_judge
+
+    try:
+        figures = evaluate_figures(arguments.places, load_judge())
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(table(figures))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
