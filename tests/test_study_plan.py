@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from likeness import config
 from likeness.errors import InputError
-from likeness.study.edits import _swapped, build_edit
+from likeness.study.edits import build_edit, swapped_words
 from likeness.study.plan import plan_edit
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -80,6 +80,6 @@ def test_edits_that_mean_nothing_are_refused(overrides, message):
         plan(*overrides)
 
 
-def test_blend_follows_the_swapped_words():
+def test_blend_follows_theswapped_words_words():
     made = plan("edit=blend", "target=cake")
-    assert (_swapped(made, 0), _swapped(made, 1)) == (["burger"], ["cake"])
+    assert (swapped_words(made, 0), swapped_words(made, 1)) == (["burger"], ["cake"])
