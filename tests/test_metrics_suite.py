@@ -147,3 +147,26 @@ def test_missing_weights_are_named_before_any_work(monkeypatch, tmp_path):
 def test_asking_for_availability_imports_no_torch():
     code = "import sys; from likeness import metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
+
+
+def test_the_docs_page_shows_the_definitions_of_the_code():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for part in (definitions.EDIT, definitions.PROBED, definitions.SUBJECT, definitions.PIE):
+        assert definitions.table(part) in page, "print them: python -m likeness.metrics.definitions"
+    assert definitions.regional_table() in page
+
+
+def test_every_definition_names_its_unit_source_and_direction():
+    for name, definition in definitions.DEFINITIONS.items():
+        assert definition.text and definition.source and definition.unit and definition.file.endswith(".py"), name
+        assert definition.direction in ("higher", "lower", "neutral"), name
+    assert definitions.direction("psnr_outside_rendered") == "higher"
+    assert definitions.direction("psnr_inside_attention") == "neutral"
+    assert definitions.direction("clip_t_inside_local_blend") == "higher"
+    assert definitions.base_name("pie_mse_x1e4_outside_local_blend") == "pie_mse_x1e4"
+    assert definitions.region_of("lpips_outside_rendered") == ("outside", "rendered")
+    assert definitions.region_of("lpips") is None and definitions.base_name("lpips_outside_moon") not in (
+        definitions.DEFINITIONS
+    )
