@@ -93,13 +93,14 @@ def test_what_cannot_be_filled_leaves_the_page_alone(notebook, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_experiment_runs_from_nothing_training_what_is_missing(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tiny_study.build_world(tmp_path / "world")))
     monkeypatch.chdir(ROOT)
     small = ("schedule.num_train_steps=2", "prior_class.num_class_images=2", "prior_class.num_inference_steps=2",
-             "sampler.num_inference_steps=2", "seeds=[0]", "logger=none")  # fmt: skip
+             "sampler.num_inference_steps=2", "seeds=[0]", "logger=none", "subject=tuki")  # fmt: skip
     options = [word for override in small for word in ("--override", override)]
     reproduce.main(["--experiments", str(notebook.parent), "--out", str(tmp_path / "out"), *options])
     page = (notebook / "README.md").read_text()
-    assert page.count("| tuki | local |") == 2 and page.count("| bnh | local |") == 2
-    assert len(list((tmp_path / "out" / "models" / "paperdoll").glob("[!.]*"))) == 2
+    assert page.count("| tuki | local |") == 2
+    assert len(list((tmp_path / "out" / "models" / "paperdoll").glob("[!.]*"))) == 1
