@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-slow lint format reproduce evaluate-paperdoll bench bench-train clean
+.PHONY: help setup demo test test-slow lint format reproduce evaluate-paperdoll bench bench-sd15 bench-train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -52,6 +52,9 @@ evaluate-paperdoll: $(STAMP) ## measure the embedded model and rewrite its card
 bench: $(STAMP) ## Prompt-to-Prompt against plain sampling
 	$(RUN) -m likeness.prompt_to_prompt.benchmark --many
 	$(RUN) -m likeness.study.benchmark
+
+bench-sd15: $(STAMP) ## the same at Stable Diffusion 1.5's dimensions; on a GPU: ARGS="--device cuda --dtype bfloat16 --steps 50"
+	$(RUN) -m likeness.prompt_to_prompt.benchmark --shape sd15 $(or $(ARGS),--pairs 5 --steps 2)
 
 bench-train: $(STAMP) ## fine-tuning against an uncached loop; ARGS="--shape sd15 --memory" and the like
 	$(RUN) -m likeness.study.training_benchmark $(or $(ARGS),--entry train.py)

@@ -1,6 +1,7 @@
 """What a cell costs beyond its UNet: drawing 4 seeds in three arms against the same evaluations alone.
 
-python -m likeness.study.benchmark [--pairs 15] [--steps 10]; loading, decoding and metrics are reported beside it.
+python -m likeness.study.benchmark [--pairs 15] [--steps 10]; loading, decoding and metrics are reported beside it,
+and what 8 cells that share model, source and target draw of what they would draw apart.
 """
 
 from __future__ import annotations
@@ -63,6 +64,31 @@ def cell(pipe: Any, sweep: Sweep) -> tuple[float, draw.Drawn]:
     return drawn.timing["draw"], drawn
 
 
+def cells_together(pipe: Any, steps: int, count: int = 8) -> dict[str, float]:
+    """Draw cells that differ in their windows only, as a multirun does, with one picture cache.
+
+    Returns the pictures' evaluations by the UNet (rows of one guidance half, over all steps) and those of as many
+    cells alone. The source is drawn again beside each target, which takes its attention from it; the plain target
+    is drawn once.
+    """
+    rows = 0
+
+    def watch(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal rows
+        rows += len(args[0] if args else kwargs["sample"]) // 2
+
+    hook = pipe.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(count):
+                sweep = cell_of(steps)
+                sweep.edit.cross_replace_steps = [0.0, (number + 1) / count]
+                draw.draw_cell(pipe, sweep, PLAN, draw.PictureCache(Path(folder), {}))
+    finally:
+        hook.remove()
+    return {"cells": count, "drawn": rows, "apart": count * 3 * len(cell_of(steps).seeds) * steps}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.study.benchmark", description=__doc__)
     parser.add_argument("--pairs", type=int, default=15)
@@ -92,10 +118,16 @@ def main(argv: list[str] | None = None) -> None:
     print(f"a cell of 4 seeds against its bare UNet evaluations: {median:.3f} [{low:.3f}, {high:.3f}], bar {BAR:.2f}")
     print(f"loading {loading:.1f} s, drawing {drawing:.1f} s in {arguments.steps} steps, ", end="")
     print(f"decoding {drawn.timing['decode']:.1f} s, metrics {measuring:.1f} s")
+    shared = cells_together(pipe, arguments.steps)
+    print(
+        f"{shared['cells']} cells of one model, source and target: {shared['drawn']} UNet evaluations of a picture, ",
+        end="",
+    )
+    print(f"{shared['apart']} apart")
     if arguments.json:
         found = {"median": median, "low": low, "high": high, "pairs": arguments.pairs, "bar": BAR}
         seconds = {"load": loading, "draw": drawing, "decode": drawn.timing["decode"], "measure": measuring}
-        arguments.json.write_text(json.dumps(found | {"seconds": seconds}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(found | {"seconds": seconds, "together": shared}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
