@@ -1,7 +1,12 @@
 """Prompt-to-Prompt's settings, refusals and notices on a real, tiny pipeline; offload and interruption."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
@@ -147,3 +152,37 @@ def test_a_long_prompt_is_drawn_in_the_reference_behaviours_alone(pipe):
     assert (source - edited).abs().max() > 0.01
     with pytest.raises(ValueError, match="the model reads 77"):
         draw(pipe, [Replace(long.replace("squirrel", "lion"))], noise(1), **options)
+
+
+FRACTIONS = st.sampled_from([0.5, 1.0])
+EDITS = st.one_of(
+    st.builds(
+        Replace, st.sampled_from([TARGET, LASAGNE]), cross_replace_steps=FRACTIONS, self_replace_steps=FRACTIONS
+    ),
+    st.builds(Refine, st.sampled_from(["charcoal " + SOURCE, TARGET + " on a table"]), cross_replace_steps=FRACTIONS),
+    st.builds(Reweight, st.none(), st.dictionaries(st.sampled_from(["burger", "a"]), st.integers(-2, 4), min_size=1)),
+)
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(st.lists(EDITS, min_size=2, max_size=3), st.lists(st.integers(0, 99), min_size=2, max_size=2, unique=True))
+def test_a_picture_depends_on_its_own_prompt_edit_and_seed(pipe, edits, seeds):
+    """The source is the same whatever stands beside it, a target whatever the other targets, an image in any batch."""
+    together, _ = draw(pipe, edits, noise(*seeds), steps=2)
+    (source, alone), _ = draw(pipe, edits[-1:], noise(seeds[1]), steps=2)
+    assert torch.equal(noise(*seeds)[1], noise(seeds[1])[0])
+    close(together[0][1:], source)
+    close(together[-1][1:], alone)
+
+
+def test_the_table_of_behaviours_names_tests_that_exist():
+    here = Path(__file__).parent
+    named = set(
+        re.findall(r"`(test_\w+)`", (here.parent / "docs" / "prompt_to_prompt.md").read_text(encoding="utf-8"))
+    )
+    written = {
+        name
+        for path in here.glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert len(named) > 10 and named <= written
