@@ -30,7 +30,7 @@ METRICS = {
 ARROWS = {"higher": " ↑", "lower": " ↓", "neutral": ""}
 HEADLINE = ("edit_success", "lpips", "clip_t", "clip_dir", "head_shift_px")  # the columns of tables over cells
 STRUCTURE = "lpips"  # what "structure kept" means in words, plot and verdict
-SHARES, COARSE = ("edit_success",), ("psnr", "head_shift_px")
+SHARES, COARSE, FINE = ("edit_success",), ("psnr", "head_shift_px"), ("dino_structure", "clip_structure")
 
 
 def named(metric: str, direction: str = "neutral") -> str:
@@ -44,14 +44,19 @@ def number(metric: str, value: float | None) -> str:
     """Return a value in the metric's own format; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{value:.0%}" if metric in SHARES else f"{value:.1f}" if metric in COARSE else f"{value:.3f}"
+    return f"{value:.0%}" if metric in SHARES else f"{value:.{digits_of(metric)}f}"
+
+
+def digits_of(metric: str) -> int:
+    """Return how many digits after the point a metric is written with."""
+    return 1 if metric in COARSE else 4 if metric in FINE else 3
 
 
 def interval(metric: str, difference: dict | None) -> str:
     """Return a paired difference as "-0.120 [-0.150, -0.080]", shares in points; a dash where there is none."""
     if difference is None or difference["mean"] is None:
         return "–"
-    scale, digits = (100, 0) if metric in SHARES else (1, 1) if metric in COARSE else (1, 3)
+    scale, digits = (100, 0) if metric in SHARES else (1, digits_of(metric))
     mean, low, high = (None if difference[k] is None else scale * difference[k] for k in ("mean", "low", "high"))
     unit = " pt" if metric in SHARES else ""
     text = f"{mean:+.{digits}f}{unit}"

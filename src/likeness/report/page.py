@@ -29,7 +29,8 @@ from likeness.report.records import CellResult, Failed, measured_alike, pooled, 
 from likeness.report.thumbnails import Thumbnails
 from likeness.report.varying import told_apart
 
-PLOTTED = (STRUCTURE, "edit_success", "clip_t", "clip_dir", "ssim", "head_shift_px", "identity_shift")
+TILED = ("edit_success", STRUCTURE, "dino_structure", "clip_structure")  # the large numbers at the top
+PLOTTED = (*TILED, "lpips_outside_rendered", "clip_t", "clip_dir", "ssim", "head_shift_px", "identity_shift")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     """Return words, plots and tables over cells measured alike."""
     at = {id(cell): number for number, cell in enumerate(done)}
     numbers = [at[id(cell)] for cell in members]
-    found = {metric: entry for metric in ("edit_success", STRUCTURE) if (entry := pooled(members, metric))}
+    found = {metric: entry for metric in TILED if (entry := pooled(members, metric))}
     tables = []
     for axis in ("edit", "subject", "style"):
         if len({cell.axes.get(axis) for cell in members}) > 1:
