@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,26 @@ def test_a_launcher_that_is_not_installed_is_one_line_with_the_command(tmp_path)
     assert done.returncode == 1 and done.stderr.strip().splitlines() == [
         "error: Hydra's JoblibLauncher is not installed; run: uv pip install -e '.[joblib]'"
     ]
+
+
+HEAVY = """
+import atexit, runpy, sys
+heavy = lambda: sorted({"torch", "diffusers", "transformers", "wandb", "scipy", "numpy"} & set(sys.modules))
+atexit.register(lambda: print("HEAVY", heavy()))
+runpy.run_path("sweep.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("argument", "most"), [("--help", 3.0), ("edit=globl", 2.0), ("edit.operator=swap", 2.0)])
+def test_help_and_configuration_errors_are_quick_and_load_nothing_heavy(argument, most, tmp_path):
+    def spent() -> float:  # seconds of processor time: the clock on the wall would measure who else is at work
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before, command = spent(), [sys.executable, "-c", HEAVY, argument, f"out={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "HEAVY []" in done.stdout and "Traceback" not in done.stderr
+    assert spent() - before < most  # --help takes about 1.7 s, Hydra's listing of groups most of it
 
 
 @pytest.mark.parametrize(
