@@ -83,6 +83,7 @@ def test_cells_drawn_together_share_the_plain_target(world):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_command_writes_its_figures(world, tmp_path):
     out = tmp_path / "figures.json"
     benchmark.main(
