@@ -24,7 +24,7 @@ from likeness.dreambooth.setup import PRECISION, Run, training_scheduler
 from likeness.dreambooth.trainable import prepare
 from likeness.models import ModelSource, load_pipeline
 from likeness.paperdoll.weights import pipeline_dir
-from likeness.prompt_to_prompt.benchmark import sd15_unet
+from likeness.prompt_to_prompt.benchmark_models import sd15_unet
 from likeness.subjects import find_photos, load_photos
 
 CLASS_PICTURES = 8
