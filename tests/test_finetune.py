@@ -101,6 +101,8 @@ def test_drift_and_bleeding_are_measured_while_training(world, tmp_path, recorde
     with Image.open(folder / "samples" / "before-after-000004.png") as sheet:
         assert sheet.width > 4 * 160 and sheet.height > 7 * 160
     assert "health/other_bleed_identity" in (folder / "README.md").read_text()
+    page = (folder / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in names) and "data:image/webp" in page
     recorder.logged.clear()
     finetune(train, tmp_path / "again", [])
     assert not recorder.logged and (tmp_path / "again" / "model.txt").read_text().strip() == str(folder.resolve())
@@ -241,6 +243,7 @@ def test_small_changes_are_no_cost_and_a_shorter_distance_is_a_gain():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_torchrun_trains_one_model_in_one_folder_with_one_tracked_run(world, tmp_path):
     """Rank 1 prints, tracks and writes nothing; class pictures are split between the processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "train.py"]

@@ -12,6 +12,7 @@ from likeness.config import Subject, Train
 from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.ranks import is_main_process
+from likeness.report.training import write_training_report
 from likeness.study import ladder, place, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
 from likeness.study.world import refuse_known_identifiers, world_notices
@@ -56,7 +57,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
         )
         if is_main_process():
             _show_outcome(job, result, run, run_dir)
-    say(result.notices, f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, samples in {job.folder}/samples)")
+    say(result.notices, f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, see report.html there)")
     return job.folder
 
 
@@ -97,12 +98,14 @@ def _tracked(job: _Job):
 
 
 def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path) -> None:
-    """Point to the model from the run folder, and give the tracker what runs are compared by."""
+    """Point to the model from the run folder, write its page, give the tracker what runs are compared by."""
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "model.txt").write_text(f"{job.folder.resolve()}\n", encoding="utf-8")
     run.summary(result.values)
     if job.settings.ladder:
         _show_ladder(job, run)
+    who = ", ".join(f"{s.identifier} {s.class_word}" for s in job.subjects)
+    write_training_report(job.folder, f"{who} on {job.train.model.name}: {result.steps} steps")
     lora = job.settings.method == "lora"  # by its folder's name, under which editing runs look for it
     run.artifact(job.folder.name, "model", job.folder / ("lora" if lora else "model"), reference=not lora)
 
