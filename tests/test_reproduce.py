@@ -1,5 +1,6 @@
 """The lab notebook: every experiment is runnable, and its page is filled from records and nothing else."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from likeness.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted((ROOT / "experiments").glob("[0-9]*"))
+SWEEPS = [folder for folder in FOLDERS if reproduce.read_experiment(folder).is_sweep]
 
 
 def question(name: str) -> str:
@@ -21,16 +23,23 @@ def question(name: str) -> str:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
-def test_every_experiment_asks_its_configurations_question_and_is_in_the_index(folder):
+def test_every_experiment_has_a_command_that_exists_and_room_for_a_verdict(folder):
+    experiment = reproduce.read_experiment(folder)
+    assert "**Question.**" in experiment.page.read_text() and "**Verdict.**" in experiment.page.read_text()
+    if not experiment.is_sweep:
+        assert importlib.util.find_spec(experiment.command.split()[2])
+
+
+@pytest.mark.parametrize("folder", SWEEPS, ids=lambda f: f.name)
+def test_every_sweep_asks_its_configurations_question_and_is_in_the_index(folder):
     experiment = reproduce.read_experiment(folder)
     name = experiment.command.split("experiment=")[1].split()[0]
-    page = experiment.page.read_text()
-    assert f"**Question.** {question(name)}" in page and "**Verdict.**" in page
+    assert f"**Question.** {question(name)}" in experiment.page.read_text()
     assert f"({folder.name}/README.md)" in (ROOT / "experiments" / "README.md").read_text()
 
 
 def test_every_committed_configuration_has_its_page_figures_first():
-    commands = [reproduce.read_experiment(folder).command for folder in FOLDERS]
+    commands = [reproduce.read_experiment(folder).command for folder in SWEEPS]
     named = [command.split("experiment=")[1].split()[0] for command in commands]
     assert sorted(named) == sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml"))
     assert all(name.startswith("figure") for name in named[:5])
@@ -90,6 +99,22 @@ def test_what_cannot_be_filled_leaves_the_page_alone(notebook, tmp_path):
         reproduce.read_experiment(notebook)
     with pytest.raises(InputError, match="there are 002_local_edits"):
         reproduce.find(notebook.parent, ["003"])
+
+
+def test_a_module_gets_the_newest_run_of_every_sweep(notebook, tmp_path):
+    other = notebook.parent / "008_other"
+    other.mkdir()
+    page = (notebook / "README.md").read_text()
+    command = reproduce.read_experiment(notebook).command
+    (other / "README.md").write_text(page.replace(command, "python -m likeness.results outputs/runs/RUN ..."))
+    for name in ("2026-01-01_10-00-00_002_local_edits", "2026-01-02_10-00-00_002_local_edits", "2026-01-03_1_sweep"):
+        (tmp_path / "out" / "runs" / name).mkdir(parents=True)
+    cell = write_cell(tmp_path / "cells", "one")
+    point(tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits", cell)
+    experiment = reproduce.read_experiment(other)
+    assert not experiment.is_sweep and reproduce.run_module(experiment, tmp_path / "out") == 0
+    (tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits" / "0" / "cell.txt").unlink()
+    assert reproduce.run_module(experiment, tmp_path / "out") == 1  # nothing there: the older run is not taken
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 An experiment is a folder experiments/NNN_slug with a README.md that holds a question, one command, a place for the
 table between markers, and a verdict. Command and records decide what is written; verdicts are written by people.
+The command is a sweep, whose cells are tabled here, or a module that writes its page itself; in the latter,
+`outputs/runs/RUN ...` stands for the newest run folder of every sweep.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from likeness.report.records import CellResult, read_cells
 from likeness.report.varying import told_apart, varying
 
 OPEN, CLOSE = "<!-- table -->", "<!-- /table -->"
-COMMAND = re.compile(r"^```\n(python sweep\.py .+)\n```$", re.MULTILINE)
+COMMAND = re.compile(r"^```\n(python (?:sweep\.py|-m likeness\.\S+).*)\n```$", re.MULTILINE)
+RUNS = ["outputs/runs/RUN", "..."]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Experiment:
     def page(self) -> Path:
         return self.folder / "README.md"
 
+    @property
+    def is_sweep(self) -> bool:
+        return self.command.startswith("python sweep.py")
+
 
 def read_experiment(folder: Path) -> Experiment:
     """Read a notebook folder; InputError where command or markers are missing."""
@@ -43,7 +50,10 @@ def read_experiment(folder: Path) -> Experiment:
     text = page.read_text(encoding="utf-8")
     commands = COMMAND.findall(text)
     if len(commands) != 1:
-        raise InputError(f"{page} needs exactly one fenced `python sweep.py ...` line; it has {len(commands)}.")
+        raise InputError(
+            f"{page} needs exactly one fenced `python sweep.py ...` or `python -m likeness...` line; "
+            f"it has {len(commands)}."
+        )
     if text.count(OPEN) != 1 or text.count(CLOSE) != 1 or text.index(OPEN) > text.index(CLOSE):
         raise InputError(f"{page} needs one pair of markers, {OPEN} and {CLOSE}.")
     return Experiment(folder, commands[0])
@@ -66,6 +76,15 @@ def run(experiment: Experiment, out: Path, overrides: list[str]) -> tuple[Path, 
     run_dir = out / "runs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{experiment.folder.name}"
     words = [*shlex.split(experiment.command)[1:], f"out={out}", f"hydra.sweep.dir={run_dir}", *overrides]
     return run_dir, subprocess.run([sys.executable, *words], check=False).returncode
+
+
+def run_module(experiment: Experiment, out: Path) -> int:
+    """Run a command that writes its page itself; return its exit code."""
+    words = shlex.split(experiment.command)[1:]
+    if words[-2:] == RUNS:
+        newest = {folder.name.split("_", 2)[-1]: str(folder) for folder in sorted((out / "runs").glob("*_[0-9]*_*"))}
+        words[-2:] = [newest[name] for name in sorted(newest) if (experiment.folder.parent / name).is_dir()]
+    return subprocess.run([sys.executable, *words], check=False).returncode
 
 
 def fill(experiment: Experiment, run_dir: Path) -> None:
@@ -115,6 +134,24 @@ def provenance(cells: list[CellResult], failed: int) -> str:
     return text + (f" {failed} cells failed and are not in it." if failed else "")
 
 
+def reproduce(experiment: Experiment, arguments: argparse.Namespace) -> list[str]:
+    """Run one experiment and write its page; return what went wrong."""
+    name = experiment.folder.name
+    if not experiment.is_sweep:
+        code = run_module(experiment, arguments.out)
+        return [f"{name}: the command ended with exit code {code}"] if code else []
+    run_dir, code = arguments.fill, 0
+    if run_dir is None:
+        run_dir, code = run(experiment, arguments.out, arguments.override)
+    troubles = [f"{name}: the sweep ended with exit code {code}"] if code else []
+    try:
+        fill(experiment, run_dir)
+        print(f"written: {experiment.page}")
+    except InputError as error:
+        troubles.append(str(error))
+    return troubles
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.reproduce", description=__doc__)
     parser.add_argument("names", nargs="*", help="folders under experiments/; all of them if none is given")
@@ -136,14 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     troubles = []
     for experiment in experiments:
         print(f"== {experiment.folder.name}: {experiment.command}", flush=True)
-        run_dir, code = (arguments.fill, 0) if arguments.fill else run(experiment, arguments.out, arguments.override)
-        if code:
-            troubles.append(f"{experiment.folder.name}: the sweep ended with exit code {code}")
-        try:
-            fill(experiment, run_dir)
-            print(f"written: {experiment.page}")
-        except InputError as error:
-            troubles.append(str(error))
+        troubles += reproduce(experiment, arguments)
     if troubles:
         raise SystemExit("\n".join(f"error: {trouble}" for trouble in troubles))
 
