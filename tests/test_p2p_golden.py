@@ -11,7 +11,9 @@ from transformers import CLIPTokenizer
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
 from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
 from likeness.prompt_to_prompt.blend import compile_blend, mix, region
+from likeness.prompt_to_prompt.control import Control, Layer
 from likeness.prompt_to_prompt.edits import compile_edit, edited_maps, equalizer
+from likeness.prompt_to_prompt.plugin import REFERENCE_LIMITS
 from likeness.prompt_to_prompt.schedule import cross_alphas, self_window
 from likeness.prompt_to_prompt.words import reference_indices
 
@@ -44,7 +46,8 @@ def by_id(cases):
 def test_mappers(case, tokenizer):
     source, target = case["prompts"]
     if case["replace"]["error"]:
-        with pytest.raises(ValueError, match="same number of words"):
+        counts = "same number of words" if "same length" in case["replace"]["error"] else "look-up"
+        with pytest.raises(ValueError, match=counts):
             replace_mapper(tokenizer, source, target, "reference_stable")
     else:
         expected = SEQ_ARRAYS[case["replace"]["key"]][0]
@@ -60,34 +63,57 @@ def test_mappers(case, tokenizer):
 
 @by_id(SEQ["alphas"])
 def test_alphas(case, tokenizer):
-    expected = SEQ_ARRAYS[case["key"]][:, :, 0, 0]
     windows = tuples(case["cross_replace_steps"])
+    if case["error"]:
+        with pytest.raises(ValueError, match="cross_replace_steps"):
+            cross_alphas(tokenizer, case["prompts"][1], windows, case["num_steps"], "reference_stable")
+        return
+    expected = SEQ_ARRAYS[case["key"]][:, :, 0, 0]
     for row, target in enumerate(case["prompts"][1:]):
         ours = cross_alphas(tokenizer, target, windows, case["num_steps"], "reference_stable")
         np.testing.assert_array_equal(ours, expected[:, row])
 
 
+def weights_of(words, values, flavour):
+    """Weights by word: "stable" gives all its values to every word, one or as many as the word has tokens."""
+    return dict(zip(words, [values] * len(words) if flavour == "stable" else values, strict=False))
+
+
 @by_id(SEQ["equalizers"])
 def test_equalizers(case, tokenizer):
     words = [case["word_select"]] if isinstance(case["word_select"], str) else case["word_select"]
-    expected = SEQ_ARRAYS[case["key"]]
-    values = case["values"]
-    if case["flavour"] == "stable":  # its values are factors of every word, one or as many as the word has tokens
-        values = [values[0] if len(values) == 1 else values] * len(words)
-    ours = equalizer(tokenizer, case["text"], dict(zip(words, values, strict=False)), "reference_stable")
-    for row in expected:
+    weights, behaviour = weights_of(words, case["values"], case["flavour"]), BEHAVIOUR[case["flavour"]]
+    if case["error"]:
+        with pytest.raises(ValueError):
+            equalizer(tokenizer, case["text"], weights, behaviour)
+        return
+    ours = equalizer(tokenizer, case["text"], weights, behaviour)
+    for row in SEQ_ARRAYS[case["key"]]:
         np.testing.assert_array_equal(ours, row)
 
 
 @pytest.mark.parametrize("case", SEQ["word_inds"], ids=lambda case: f"{case['text']}: {case['word_place']}")
 def test_word_look_ups(case, tokenizer):
-    assert reference_indices(tokenizer, case["text"], case["word_place"]) == case["inds"]
+    if case["error"]:
+        with pytest.raises(ValueError, match="cannot look up"):
+            reference_indices(tokenizer, case["text"], case["word_place"])
+    else:
+        assert reference_indices(tokenizer, case["text"], case["word_place"]) == case["inds"]
 
 
 @pytest.mark.parametrize("case", CTRL["self_windows"], ids=str)
 def test_self_windows(case):
     window = tuples(case["self_replace_steps"])
     assert list(self_window(window, case["num_steps"], "reference_stable")) == case["num_self_replace"]
+
+
+@pytest.mark.parametrize("case", CTRL["self_replace_thresholds"], ids=str)
+def test_self_attention_limits(case, tokenizer):
+    edit = compile_edit(Replace("a dog", self_replace_steps=1.0), tokenizer, "a cat", 5, 5, "reference_null")
+    control = Control([edit], self_limit=REFERENCE_LIMITS[BEHAVIOUR[case["flavour"]]])
+    control.begin(2, True, (64, 64), frozenset())
+    layer = Layer("any", "down", is_cross=False, level=0)
+    assert control.acts_on(layer, case["query_tokens"]) == case["self_replaced"]
 
 
 def edits_of(case):
@@ -98,7 +124,7 @@ def edits_of(case):
         if case["kind"] in kinds:
             edits.append(kinds[case["kind"]](target, **windows))
         else:
-            weights = dict(zip(*case["equalizer"], strict=True))
+            weights = weights_of(*case["equalizer"], case["flavour"])
             over = kinds[case["over"]](target, **windows) if case["over"] else None
             edits.append(Reweight(target, weights, over=over, **windows))
     return edits
@@ -125,22 +151,32 @@ def test_edited_maps(case, tokenizer):
     assert changed > 0.01
 
 
+def blend_of(words, options):
+    """A LocalBlend from the names that the two notebooks give its options."""
+    return LocalBlend(
+        words, substruct_words=options.get("substruct_words"),
+        threshold=options.get("th", options.get("threshold", 0.3)), start=options.get("start_blend"),
+    )  # fmt: skip
+
+
 @by_id(CTRL["blend"]["cases"])
 def test_local_blend_alone(case, tokenizer):
     count = len(case["prompts"])
     maps = torch.stack([torch.from_numpy(BLEND_ARRAYS[f"maps_B{count}_{i}"]) for i in range(5)]).mean(0)
     maps = maps.unflatten(1, (16, 16)).unsqueeze(1)
     options = case["kwargs"]
-    blend = LocalBlend(
-        case["words"], substruct_words=options.get("substruct_words"), threshold=options.get("th", 0.3),
-        start=options.get("start_blend"),
-    )  # fmt: skip
-    steps = case["num_steps_global"]
+    blend, steps = blend_of(case["words"], options), case["num_steps_global"]
+    if case["error"]:
+        with pytest.raises(ValueError):
+            compile_blend(blend, tokenizer, case["prompts"], steps, BEHAVIOUR[case["flavour"]])
+        return
     blender = compile_blend(blend, tokenizer, case["prompts"], steps, BEHAVIOUR[case["flavour"]])
     assert blender.first_step == case["start_blend_calls_skipped"]
     latents = torch.from_numpy(BLEND_ARRAYS[f"x_B{count}"])
     values = region(maps, blender.selected, (64, 64), pool=True)[:, 0]
-    torch.testing.assert_close(values, torch.from_numpy(BLEND_ARRAYS[f"maskvalue_{case['id']}"]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        values, torch.from_numpy(BLEND_ARRAYS[f"maskvalue_{case['id']}"]), atol=1e-6, rtol=0, equal_nan=True
+    )
     for call in range(case["calls"]):
         expected = torch.from_numpy(BLEND_ARRAYS[f"y_{case['id']}_{call}"])
         ours = mix(latents, blender.masks(maps, (64, 64))) if call >= blender.first_step else latents
@@ -155,8 +191,7 @@ def test_whole_sampling_with_local_blend(case, tiny_pipe):
         trace.append(given["latents"].clone())
         return {}
 
-    options = case["local_blend"]
-    blend = LocalBlend(options["words"], threshold=options.get("th", options.get("threshold")))
+    blend = blend_of(case["local_blend"]["words"], case["local_blend"])
     noise = torch.from_numpy(LB_ARRAYS["x_T"])
     with prompt_to_prompt(
         tiny_pipe, case["prompts"][0], edits_of(case), behaviour=BEHAVIOUR[case["flavour"]], local_blend=blend,

@@ -110,6 +110,13 @@ def test_another_processor_or_a_multi_vector_word_is_refused(tiny_pipe):
         pass
 
 
+def test_another_pipeline_is_refused(pipe, tiny_pipe):
+    with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)]) as p2p:
+        options = dict(latents=p2p.latents(noise(0)), num_inference_steps=2, output_type="latent")
+        with pytest.raises(ValueError, match="another pipeline"):
+            tiny_pipe(**p2p.inputs, **options)
+
+
 @pytest.mark.parametrize(
     ("edit", "notice"),
     [

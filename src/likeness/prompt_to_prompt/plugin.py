@@ -146,6 +146,11 @@ class PromptToPrompt:
         control = self.control
         if not self._open:
             raise ValueError("p2p.inputs were used after their context was left: call the pipeline inside of it.")
+        if pipe is not self.pipe or pipe.scheduler.timesteps is not self._timesteps:
+            raise ValueError(
+                "p2p.inputs were given to another pipeline, or this one's UNet or scheduler was replaced inside the "
+                "context: enter it with the pipeline that draws, as it is."
+            )
         if self._installed and control.calls == 0:
             raise ValueError(
                 "Prompt-to-Prompt's attention processors were replaced while it was active (attention slicing "
