@@ -26,18 +26,24 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, world):
+def written(tmp_path):
     """A folder with the repository's conf/ and every file that the page shows."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     blocks = dict(BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")))
     assert len(blocks) == 6
     for name, text in blocks.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(written, monkeypatch, world):
+    """The same folder where Python finds it, with a world to draw in."""
+    monkeypatch.syspath_prepend(written)
     monkeypatch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(world))
     metrics.forget()
     draw.load_cached.cache_clear()
-    yield tmp_path
+    yield written
     metrics.forget()
     draw.load_cached.cache_clear()
     for name in ("fade", "contrast"):
@@ -108,17 +114,18 @@ def commands(page: str) -> list[str]:
     return [line for line in found if re.match(r"python (train|sweep)\.py [^.]", line)]
 
 
+@pytest.mark.filterwarnings("ignore:.*is validated against ConfigStore schema")  # as launch.py does
 @pytest.mark.parametrize("page", ["your_own_subject.md", "cluster.md", "extending.md"])
-def test_every_command_of_the_pages_composes(project, page):
+def test_every_command_of_the_pages_composes(written, page):
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from likeness import config
 
     subject = dict(BLOCK.findall((ROOT / "docs" / "your_own_subject.md").read_text(encoding="utf-8")))
-    (project / "conf" / "subject" / "me.yaml").write_text(subject["conf/subject/me.yaml"])
+    (written / "conf" / "subject" / "me.yaml").write_text(subject["conf/subject/me.yaml"])
     assert commands(page)
-    with initialize_config_dir(version_base="1.3", config_dir=str(project / "conf")):
+    with initialize_config_dir(version_base="1.3", config_dir=str(written / "conf")):
         for command in commands(page):
             script, *overrides = [word for word in shlex.split(command, comments=True)[1:] if word != "-m"]
             if "-m" not in command.split():
