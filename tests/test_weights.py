@@ -69,6 +69,20 @@ def test_the_probe_reads_fresh_pictures_as_they_were_drawn():
 
 
 @pytest.mark.weights
+def test_the_judge_reads_fresh_pictures_as_they_were_drawn():
+    from likeness.paperdoll.dataset import SIZE, fresh
+    from likeness.paperdoll.evaluate_reading import compare, drawn
+    from likeness.paperdoll.judge import load_judge
+
+    images, factors = fresh(97, 64)
+    reading = load_judge().read(images)
+    right = compare(reading, [drawn(f) for f in factors])
+    assert all(np.mean(right[name]) >= 0.95 for name in world.CATEGORICAL)
+    error = (reading.continuous["head_x"] - torch.tensor([f.head_x for f in factors])).abs().mean() * SIZE
+    assert error < 1.0
+
+
+@pytest.mark.weights
 def test_asked_styles_and_scenes_are_drawn(pipe):
     from likeness.paperdoll.captions import asked
     from likeness.paperdoll.evaluate_drawing import generate
