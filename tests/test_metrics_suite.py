@@ -89,6 +89,11 @@ def test_clip_t_is_the_cosine_of_torchmetrics_clip_score(suite, pictures):
         assert max(float(ours), 0) * 100 == pytest.approx(float(theirs.detach()), abs=1e-3)
 
 
+def test_a_prompt_is_cut_where_clip_ends(suite):
+    long = suite.clip.text("photo of a man eating a burger " * 40)
+    assert long.isfinite().all() and torch.equal(long, suite.clip.text("photo of a man eating a burger " * 60))
+
+
 def test_directional_similarity_is_one_for_a_step_along_the_prompts():
     from likeness.metrics.encoders import direction
 

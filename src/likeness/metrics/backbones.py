@@ -16,6 +16,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # either will do, the firs
 CLIP_FILES = (
     ("config.json",),
     ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer_config.json",),
     ("tokenizer.json", "vocab.json"),
     WEIGHTS,
 )

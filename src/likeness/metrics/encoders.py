@@ -52,7 +52,10 @@ class Clip:
     def text(self, prompt: str) -> Tensor:
         """Embed a prompt as (d,); what lies behind CLIP's 77 tokens is cut, as the score is defined."""
         if prompt not in self._texts:
-            tokens = self.processor.tokenizer([prompt], return_tensors="pt", padding=True, truncation=True)
+            longest = self.model.config.text_config.max_position_embeddings
+            tokens = self.processor.tokenizer(
+                [prompt], return_tensors="pt", padding=True, truncation=True, max_length=longest
+            )
             features = pooled(self.model.get_text_features(**tokens.to(self.device)))
             self._texts[prompt] = F.normalize(features, dim=-1)[0].cpu()
         return self._texts[prompt]
