@@ -13,6 +13,7 @@ from PIL import Image
 from likeness.errors import InputError
 from likeness.report import tracker
 from likeness.report.records import read_cells
+from likeness.study import tracking
 from likeness.study.tracking import log_cell
 
 ABOUT = {"project": "likeness", "group": "sweep", "job_type": "edit", "tags": ["tuki"], "config": {"a": {"b": 1}}}
@@ -100,6 +101,35 @@ def check_editing(found, records, cell):
     wanted = next(r for r in cell.rows if r["seed"] == "2" and r["arm"] == "with")
     assert row["seed"] == 2 and row["lpips/with"] == float(wanted["lpips"])
     assert numbers["edit/grid"]["count"] == numbers["edit/attention"]["count"] == 1
+
+
+class Remembered(tracker.Run):
+    """Remembers the table and what is linked."""
+
+    def table(self, key, columns, rows):
+        self.tables = {key: len(rows)}
+
+    def uses(self, name, kind):
+        self.used = (name, kind)
+
+
+def test_a_cell_is_easy_to_find_among_runs(tmp_path, monkeypatch):
+    run, asked = Remembered(), {}
+    monkeypatch.setattr(tracker, "start", lambda mode, **options: asked.update(options, mode=mode) or run)
+    monkeypatch.setattr(tracking, "to_plain", lambda _: {"edit": {"name": "global"}})
+    axes = {"edit": "global", "style": "van gogh", "target": None, "method": "lora", "model": "paperdoll"}
+    folder = write_cell(tmp_path, "tuki-global-van_gogh-lora-0123abcd", axes=axes, weights="w@1")
+    (cell,), _ = read_cells([folder])
+    rows = [{**row, "seed": int(row["seed"]), "lpips": 0.1, "edit_success": 1.0} for row in cell.rows]
+    sweep = SimpleNamespace(logger=SimpleNamespace(mode="auto", project="mine"), out=str(tmp_path))
+    run_dir, finetuned = tmp_path / "2026_sweep" / "3", tmp_path / "tuki-lora-9"
+    tracking.track_cell(sweep, run_dir, folder, cell.record, rows, cell.summary, finetuned)
+    assert (asked["name"], asked["group"], asked["job_type"]) == ("tuki-global-van_gogh-lora", "2026_sweep", "edit")
+    assert asked["tags"] == ["tuki", "global", "lora", "paperdoll", "van gogh"] and asked["project"] == "mine"
+    about = asked["config"]["cell"]
+    assert about["style"] == "van gogh" and about["weights"] == "w@1" and about["finetuned"] == "tuki-lora-9"
+    assert asked["config"]["edit"] == {"name": "global"}
+    assert run.used == ("tuki-lora-9", "model") and run.tables == {"edit/pictures": 4}
 
 
 def test_none_imports_no_wandb_and_does_nothing(tmp_path):
