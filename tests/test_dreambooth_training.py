@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_dreambooth as tiny
@@ -278,6 +279,33 @@ def test_cached_and_uncached_batches_are_the_same_and_always_fresh(tmp_path):
     again = [(s, k) for s in range(40) for k in range(2) if rows[s][k] == rows[0][0]]
     drawn = torch.stack([made[0].batch(s, 0, 1).latents[k] for s, k in again])
     assert len(again) > 2 and drawn.std(0).min() > 0, "one sample of the posterior must not be reused"
+
+
+def test_every_picture_is_trained_with_its_own_words(tmp_path):
+    """Captions per photo, several class prompts in turn, and the first class prompt for a user's own folder."""
+    photos = tiny.save_photos(tmp_path / "photos", 3)
+    (photos / "01.txt").write_text("tuki man by the sea")
+    pictures = sorted(tiny.save_photos(tmp_path / "class", 5).iterdir())
+    concept = replace(tiny.concept(photos), class_prompts=["a man", "drawing of a man"])
+    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
+
+    def words(concept):
+        batches = Batches(pipe, [concept], [pictures], tiny.settings(crops=2), 32, None, torch.device("cpu"))
+        return [batches.captions[row] for row in batches.caption_rows], batches.captions[-1]
+
+    plain, sea = "photo of tuki man", "tuki man by the sea"
+    found, dropped = words(concept)
+    assert found[:6] == [plain, plain, sea, sea, plain, plain] and dropped == ""
+    assert found[6:] == ["a man", "drawing of a man", "a man", "drawing of a man", "a man"]
+    assert words(replace(concept, class_dir=tmp_path / "class"))[0][6:] == ["a man"] * 5
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_trains_the_same(tmp_path):
+    for name, on in (("a", False), ("b", True)):
+        tiny.train_tiny(tmp_path / name, compile=on, num_train_steps=2)
+    one, other = tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b")
+    assert all(torch.allclose(one[n], other[n], atol=1e-4) for n in one)
 
 
 def test_fresh_crops_differ_at_every_step(tmp_path):

@@ -186,6 +186,8 @@ def test_roles_of_prompts(grid, tmp_path):
         "photo of a woman", "photo of keanu reeves"
     )  # fmt: skip
     assert roles_of(train, train.subject, [], []).own == ("drawing of tuki justin bieber",)
+    train.sample_prompts = ["photo of a man"]
+    assert roles_of(train, train.subject, [], []).own == ("photo of tuki justin bieber",)
 
 
 def test_other_classes_that_turn_into_the_subject_are_bleeding(grid):

@@ -44,7 +44,7 @@ class Roles:
 def roles_of(train: Train, subject: Subject, photos: list[Photo], class_words: list[str]) -> Roles:
     """Return a subject's prompts; classes that any subject of the run belongs to are no other classes."""
     own = train.sample_prompts or [subject.instance_prompt, subject.prompts["local"], subject.prompts["global"]]
-    named = [p for p in own if _holds(p, subject.identifier)]
+    named = [p for p in own if _holds(p, subject.identifier)] or [subject.instance_prompt]
     trained = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in class_words), re.IGNORECASE)
     other = [p for p in train.other_class_prompts if not trained.search(p)]
     prior = [f"photo of {subject.class_word}"]
