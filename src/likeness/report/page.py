@@ -30,7 +30,8 @@ from likeness.report.thumbnails import Thumbnails
 from likeness.report.varying import told_apart
 
 TILED = ("edit_success", STRUCTURE, "dino_structure", "clip_structure")  # the large numbers at the top
-PLOTTED = (*TILED, "lpips_outside_rendered", "clip_t", "clip_dir", "ssim", "head_shift_px", "identity_shift")
+PLOTTED = (STRUCTURE, "edit_success", "dino_structure", "clip_structure", "lpips_outside_rendered", "clip_t",
+           "clip_dir", "ssim", "head_shift_px", "identity_shift")  # fmt: skip
 
 
 @dataclass(frozen=True)
