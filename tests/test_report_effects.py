@@ -105,3 +105,21 @@ def test_two_subjects_of_one_setup_are_averaged(tmp_path):
     done, _ = read_cells(folders)
     assert list(map(len, measured_alike(done).values())) == [2]
     assert pooled(done, "lpips")["difference"]["independent"] == 8
+
+
+def test_the_own_prior_class_of_two_subjects_is_one_setup_and_another_prior_class_is_not(tmp_path):
+    words = {"tuki": "justin bieber", "bnh": "keanu reeves"}
+
+    def cell(name, subject, prior):
+        word = words[subject]
+        prior_class = {"name": prior.replace(" ", "_"), "prompts": [f"photo of {prior}"], "num_class_images": 48}
+        config = {"subject": {"class_word": word}, "prior_class": prior_class, "method": {}, "schedule": {}}
+        axes = {"prior_class": prior_class["name"], "method": "full"}
+        return write_cell(tmp_path, name, subject=subject, config=config, weights=name, axes=axes)
+
+    own = [cell(subject, subject, word) for subject, word in words.items()]
+    other = cell("other", "bnh", "justin bieber")
+    groups = measured_alike(read_cells([*own, other])[0])
+    assert [[cell.folder.name for cell in members] for members in groups.values()] == [["tuki", "bnh"], ["other"]]
+    assert [text.rsplit(" · ", 1)[-1] for text in groups] == ["own full", "justin_bieber full"]
+    assert "| subject bnh |" in results.markdown(read_cells(own)[0])

@@ -51,7 +51,8 @@ class CellResult:
     def conditions(self) -> dict[str, str]:
         """Return what must agree before numbers of two cells are averaged, beside the trained weights themselves."""
         record, config = self.record, self.record.get("config") or {}
-        training = {group: config.get(group, self.axes.get(group)) for group in ("prior_class", "method", "schedule")}
+        training = {group: config.get(group, self.axes.get(group)) for group in ("method", "schedule")}
+        training["prior_class"] = self.prior_class
         packages = (record.get("environment") or {}).get("packages") or {}
         return {
             "backbones": self.backbones,
@@ -60,6 +61,18 @@ class CellResult:
             "training": json.dumps(training, sort_keys=True),
             "versions": ", ".join(f"{name} {version}" for name, version in packages.items()),
         }
+
+    @property
+    def prior_class(self) -> Any:
+        """Return the prior class as configured; the subject's own class is called "own", whatever its word."""
+        config = self.record.get("config") or {}
+        prior, word = (
+            config.get("prior_class", self.axes.get("prior_class")),
+            config.get("subject", {}).get("class_word"),
+        )
+        if isinstance(prior, dict) and word and prior.get("prompts") == [f"photo of {word}"]:
+            return prior | {"name": "own", "prompts": ["photo of CLASS"]}
+        return prior
 
     def difference(self, metric: str) -> dict[str, Any] | None:
         """Return the paired difference with minus without, None where it was not measured."""
@@ -187,7 +200,13 @@ def measured_alike(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
 
 
 def _training(cell: CellResult) -> str:
-    return " ".join(str(cell.axes[name]) for name in ("prior_class", "method", "schedule") if cell.axes.get(name))
+    prior = cell.prior_class
+    names = [
+        prior.get("name") if isinstance(prior, dict) else prior,
+        cell.axes.get("method"),
+        cell.axes.get("schedule"),
+    ]
+    return " ".join(str(name) for name in names if name)
 
 
 def by_backbones(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
