@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "dreambooth": {"models", "subjects"},
     "prompt_to_prompt": set(),
     "metrics": {"paperdoll"},
-    "report": {"metrics", "results"},
+    "report": {"metrics"},
     "results": {"report", "metrics"},
     "paperdoll": {"models"},
     "export": {"models", "dreambooth", "subjects"},

@@ -10,6 +10,7 @@ from cells_on_disk import write_cell
 
 from likeness import reproduce
 from likeness.errors import InputError
+from likeness.report.notebook import CLOSE, OPEN
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted((ROOT / "experiments").glob("[0-9]*"))
@@ -68,8 +69,8 @@ def test_a_page_gets_table_and_picture_and_keeps_the_rest(notebook, tmp_path, ca
     reproduce.main(arguments)
     page = (notebook / "README.md").read_text()
     assert "| tuki | local | lasagne | 4 |" in page and "commit abcdef12" in page and "1 cells failed" in page
-    assert page.split(reproduce.OPEN)[0] == before.split(reproduce.OPEN)[0]
-    assert page.split(reproduce.CLOSE)[1] == before.split(reproduce.CLOSE)[1]
+    assert page.split(OPEN)[0] == before.split(OPEN)[0]
+    assert page.split(CLOSE)[1] == before.split(CLOSE)[1]
     assert (notebook / "picture.jpg").is_file() and "(picture.jpg)" in page
     reproduce.main(arguments)
     assert (notebook / "README.md").read_text() == page
@@ -91,7 +92,7 @@ def test_what_cannot_be_filled_leaves_the_page_alone(notebook, tmp_path):
     with pytest.raises(InputError, match="no finished cell"):
         reproduce.fill(reproduce.read_experiment(notebook), tmp_path / "nothing")
     assert (notebook / "README.md").read_text() == before
-    (notebook / "README.md").write_text(before.replace(reproduce.CLOSE, ""))
+    (notebook / "README.md").write_text(before.replace(CLOSE, ""))
     with pytest.raises(InputError, match="one pair of markers"):
         reproduce.read_experiment(notebook)
     (notebook / "README.md").write_text(before.replace("python sweep.py", "python other.py"))
@@ -115,6 +116,20 @@ def test_a_module_gets_the_newest_run_of_every_sweep(notebook, tmp_path):
     assert not experiment.is_sweep and reproduce.run_module(experiment, tmp_path / "out") == 0
     (tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits" / "0" / "cell.txt").unlink()
     assert reproduce.run_module(experiment, tmp_path / "out") == 1  # nothing there: the older run is not taken
+
+
+def test_a_module_is_not_filled_from_a_run_and_does_not_go_without_the_runs_it_asks_for(
+    notebook, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    page = (notebook / "README.md").read_text()
+    command = reproduce.read_experiment(notebook).command
+    (notebook / "README.md").write_text(page.replace(command, "python -m likeness.results outputs/runs/RUN ..."))
+    arguments = ["--experiments", str(notebook.parent), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="002_local_edits is no sweep"):
+        reproduce.main([*arguments, "--fill", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no experiment was run into"):
+        reproduce.main(arguments)
 
 
 @pytest.mark.slow

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from likeness.errors import InputError
+from likeness.report.notebook import fill_page, read_page
 from likeness.report.records import CellResult, read_cells
-from likeness.report.varying import told_apart, varying
+from likeness.report.varying import varying
 
-OPEN, CLOSE = "<!-- table -->", "<!-- /table -->"
 COMMAND = re.compile(r"^```\n(python (?:sweep\.py|-m likeness\.\S+).*)\n```$", re.MULTILINE)
 RUNS = ["outputs/runs/RUN", "..."]
 
@@ -47,15 +47,12 @@ def read_experiment(folder: Path) -> Experiment:
     page = folder / "README.md"
     if not page.is_file():
         raise InputError(f"{folder} holds no README.md, so there is no experiment in it.")
-    text = page.read_text(encoding="utf-8")
-    commands = COMMAND.findall(text)
+    commands = COMMAND.findall(read_page(page))
     if len(commands) != 1:
         raise InputError(
             f"{page} needs exactly one fenced `python sweep.py ...` or `python -m likeness...` line; "
             f"it has {len(commands)}."
         )
-    if text.count(OPEN) != 1 or text.count(CLOSE) != 1 or text.index(OPEN) > text.index(CLOSE):
-        raise InputError(f"{page} needs one pair of markers, {OPEN} and {CLOSE}.")
     return Experiment(folder, commands[0])
 
 
@@ -79,11 +76,13 @@ def run(experiment: Experiment, out: Path, overrides: list[str]) -> tuple[Path, 
 
 
 def run_module(experiment: Experiment, out: Path) -> int:
-    """Run a command that writes its page itself; return its exit code."""
+    """Run a command that writes its page itself; return its exit code. InputError where it needs runs and has none."""
     words = shlex.split(experiment.command)[1:]
     if words[-2:] == RUNS:
         newest = {folder.name.split("_", 2)[-1]: str(folder) for folder in sorted((out / "runs").glob("*_[0-9]*_*"))}
-        words[-2:] = [newest[name] for name in sorted(newest) if (experiment.folder.parent / name).is_dir()]
+        words[-2:] = runs = [newest[name] for name in sorted(newest) if (experiment.folder.parent / name).is_dir()]
+        if not runs:
+            raise InputError(f"no experiment was run into {out / 'runs'} yet: run the notebook's sweeps first.")
     return subprocess.run([sys.executable, *words], check=False).returncode
 
 
@@ -94,13 +93,8 @@ def fill(experiment: Experiment, run_dir: Path) -> None:
     done, failed = read_cells(cells_of(run_dir) if run_dir.is_dir() else [])
     if not done:
         raise InputError(f"{experiment.folder.name}: no finished cell in {run_dir}; its page is left as it is.")
-    body = [provenance(done, len(failed))]
-    body += _map(experiment, done) if varying(done) else _figure(experiment, done, run_dir)
-    text = experiment.page.read_text(encoding="utf-8")
-    before, after = text[: text.index(OPEN) + len(OPEN)], text[text.index(CLOSE) :]
-    part = experiment.page.with_suffix(".part")
-    part.write_text(before + "\n" + "\n\n".join(body) + "\n" + after, encoding="utf-8")
-    part.replace(experiment.page)
+    shown = _map(experiment, done) if varying(done) else _figure(experiment, done, run_dir)
+    fill_page(experiment.page, [provenance(done, len(failed)), *shown])
 
 
 def _map(experiment: Experiment, cells: list[CellResult]) -> list[str]:
@@ -117,7 +111,7 @@ def _figure(experiment: Experiment, cells: list[CellResult], run_dir: Path) -> l
     from likeness.study.overview import overview
 
     overview(run_dir, None, experiment.folder / "picture.jpg")
-    return ["![source, re-prompting and Prompt-to-Prompt](picture.jpg)", markdown(told_apart(cells))]
+    return ["![source, re-prompting and Prompt-to-Prompt](picture.jpg)", markdown(cells)]
 
 
 def provenance(cells: list[CellResult], failed: int) -> str:
@@ -136,19 +130,19 @@ def provenance(cells: list[CellResult], failed: int) -> str:
 
 def reproduce(experiment: Experiment, arguments: argparse.Namespace) -> list[str]:
     """Run one experiment and write its page; return what went wrong."""
-    name = experiment.folder.name
-    if not experiment.is_sweep:
-        code = run_module(experiment, arguments.out)
-        return [f"{name}: the command ended with exit code {code}"] if code else []
-    run_dir, code = arguments.fill, 0
-    if run_dir is None:
-        run_dir, code = run(experiment, arguments.out, arguments.override)
-    troubles = [f"{name}: the sweep ended with exit code {code}"] if code else []
+    run_dir, code, troubles = arguments.fill, 0, []
     try:
-        fill(experiment, run_dir)
-        print(f"written: {experiment.page}")
+        if not experiment.is_sweep:
+            code = run_module(experiment, arguments.out)
+        elif run_dir is None:
+            run_dir, code = run(experiment, arguments.out, arguments.override)
+        if experiment.is_sweep:
+            fill(experiment, run_dir)
+            print(f"written: {experiment.page}")
     except InputError as error:
         troubles.append(str(error))
+    if code:
+        troubles.insert(0, f"{experiment.folder.name}: the command ended with exit code {code}")
     return troubles
 
 
@@ -160,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--fill", type=Path, metavar="RUN_DIR", help="do not run: take this run folder of the one named"
     )
-    parser.add_argument("--override", action="append", default=[], help="added to every command, e.g. logger=none")
+    parser.add_argument("--override", action="append", default=[], help="added to every sweep, e.g. logger=none")
     arguments = parser.parse_args(argv)
     try:
         experiments = find(arguments.experiments, arguments.names)
@@ -168,6 +162,8 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("there is no sweep.py here: run this in the repository's folder.")
         if arguments.fill and len(experiments) != 1:
             raise InputError("--fill takes the run folder of one experiment: name it.")
+        if arguments.fill and not experiments[0].is_sweep:
+            raise InputError(f"{experiments[0].folder.name} is no sweep: its command writes the page, --fill cannot.")
     except InputError as error:
         raise SystemExit(f"error: {error}") from error
     troubles = []

@@ -7,32 +7,18 @@ versions get tables of their own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
 from likeness.report.effects import effects, effects_table, escaped, structure_verdict
+from likeness.report.folders import cells_under
+from likeness.report.metric_names import interval
 from likeness.report.parquet import write_parquet
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.spreadsheet import write_rows
-from likeness.report.table import interval, success
-
-
-def cells_under(places: Iterable[Path]) -> list[Path]:
-    """Return the cell folders in or under the given folders, and those that run folders point at; each once."""
-    found: list[Path] = []
-    for place in places:
-        if not place.is_dir():
-            raise InputError(f"there is no folder {place}.")
-        found += [record.parent for record in sorted(place.rglob("record.json")) if not _hidden(record, place)]
-        found += [Path(pointer.read_text(encoding="utf-8").strip()) for pointer in sorted(place.rglob("cell.txt"))]
-    unique = {folder.resolve(): folder for folder in found if folder.is_dir()}
-    return list(unique.values())
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+from likeness.report.table import success
 
 
 def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
@@ -73,7 +59,7 @@ def markdown(cells: Sequence[CellResult]) -> str:
             lines.append(
                 f"| {escaped(cell.axes['subject'])} | {escaped(cell.axes['edit'])} | {escaped(cell.label)} "
                 f"| {cell.summary['n']} | {success(cell)} | {arms(cell, 'lpips', 3)} "
-                f"| {interval(cell.difference('lpips'))} | {'–' if p is None else f'{p:.3f}'} "
+                f"| {interval('lpips', cell.difference('lpips'))} | {'–' if p is None else f'{p:.3f}'} "
                 f"| {arms(cell, 'head_shift_px', 1)} |"
             )
         found = effects(members)

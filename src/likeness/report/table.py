@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from likeness.report.metric_names import interval
 from likeness.report.records import CellResult, measured_alike, pooled, read_cells
 from likeness.report.varying import told_apart
 
@@ -30,7 +30,7 @@ def print_table(cells: Iterable[Path]) -> None:
         table.add_column(f"{SHOWN[name]}\nmean [95 %]", justify="right")
     for cell in told_apart(done):
         axes = cell.axes
-        differences = [interval(cell.difference(name)) for name in present]
+        differences = [interval(name, cell.difference(name)) for name in present]
         texts = (axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)
         table.add_row(*map(Text, texts))  # what a user typed is no markup
     for row in overall(done, present):
@@ -50,11 +50,11 @@ def overall(cells: Sequence[CellResult], metrics: Sequence[str]) -> list[list[st
             continue
         found = pooled(members, "edit_success")
         happened = f"{found['with']:.0%} / {found['without']:.0%}" if found else "–"
-        entries = [pooled(members, metric) for metric in metrics]
+        entries = {metric: pooled(members, metric) for metric in metrics}
         n = sum(member.summary["n"] for member in members)
         which = "all" if len(members) == len(cells) else f"measured alike ({number})"
         rows.append([which, "", f"{len(members)} cells", str(n), happened,
-                     *(interval(entry and entry["difference"]) for entry in entries)])  # fmt: skip
+                     *(interval(name, entry and entry["difference"]) for name, entry in entries.items())])  # fmt: skip
     return rows
 
 
@@ -62,14 +62,3 @@ def success(cell: CellResult) -> str:
     """Return "75 % / 100 %", or a dash where nothing says whether the edit happened."""
     shares = cell.summary.get("success")
     return f"{shares['with']:.0%} / {shares['without']:.0%}" if shares else "–"
-
-
-def interval(difference: dict[str, Any] | None, digits: int = 3) -> str:
-    """Return "-0.120 [-0.150, -0.080]"; a dash where there is no number."""
-    if difference is None or difference["mean"] is None:
-        return "–"
-    digits = 1 if abs(difference["mean"]) >= 10 else digits
-    text = f"{difference['mean']:+.{digits}f}"
-    if difference["low"] is None:
-        return text
-    return f"{text} [{difference['low']:+.{digits}f}, {difference['high']:+.{digits}f}]"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from likeness.errors import InputError
+from likeness.report.folders import cells_under
 from likeness.report.plot import pareto
 from likeness.report.records import CellResult, by_backbones, pooled, read_cells
 from likeness.report.varying import EDITING, NAMES, number_of, setting, varying
@@ -114,8 +115,6 @@ def markdown(made: Map) -> str:
 
 def maps_of(places: Sequence[Path], lost: str) -> list[Map]:
     """Return one map for each set of backbones found under the places."""
-    from likeness.results import cells_under
-
     cells, _ = read_cells(cells_under(places))
     if not cells:
         raise InputError(f"no finished cell under {', '.join(map(str, places))}: run sweep.py first.")

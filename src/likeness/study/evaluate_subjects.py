@@ -21,6 +21,7 @@ from likeness.dreambooth.storage import SETTINGS, read_json
 from likeness.errors import InputError
 from likeness.paperdoll import photos, world
 from likeness.paperdoll.evaluate_drawing import generate
+from likeness.study.measure import to_tensor
 
 OTHERS, RENDERINGS = 200, 3  # random identities, and renderings of each that the judge reads
 # One per style; no fine-tuning has seen them.
@@ -62,10 +63,6 @@ def random_identities(judge, seed: int = 0, count: int = OTHERS) -> Tensor:
         shown = [world.render(world.sample_factors(rng, **plain)) for _ in range(RENDERINGS)]
         readings.append(judge.read(to_tensor(shown)).identity.mean(0))
     return torch.stack(readings)
-
-
-def to_tensor(shown: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 255
 
 
 def photo_identity(judge, subject: str) -> Tensor:

@@ -13,18 +13,19 @@ from PIL import Image
 
 from likeness.errors import InputError
 from likeness.metrics.readings import compare
+from likeness.report.folders import cells_under
 from likeness.report.records import CellResult, read_cells
-from likeness.study.gather import cells_of
+from likeness.study.measure import to_tensor
 
 ARMS = ("without", "with")
+METRICS = ("lpips", "ssim", "psnr", "clip_structure", "clip_t", "clip_dir")  # of a cell, kept beside the truth
 Row = dict[str, Any]
 
 
 def finished_cells(places: Iterable[Path]) -> list[CellResult]:
     """Return the finished cells of model=paperdoll in, under or pointed at by folders; InputError if there is none."""
     places = list(places)
-    folders = [folder for place in places for folder in _folders(place)]
-    cells, _ = read_cells({folder.resolve(): folder for folder in folders}.values())
+    cells, _ = read_cells(cells_under(places))
     cells = [cell for cell in cells if cell.axes.get("model") == "paperdoll"]
     if not cells:
         raise InputError(
@@ -33,20 +34,13 @@ def finished_cells(places: Iterable[Path]) -> list[CellResult]:
     return cells
 
 
-def _folders(place: Path) -> list[Path]:
-    if not place.is_dir():
-        raise InputError(f"there is no folder {place}.")
-    found = [record.parent for record in sorted(place.rglob("record.json"))]
-    return [f for f in found if not any(part.startswith(".") for part in f.relative_to(place).parts)] + cells_of(place)
-
-
 def pictures(cell: CellResult, arm: str) -> torch.Tensor:
     """Return an arm's pictures (n, 3, h, w) in [0, 1], one per seed in the record's order."""
     shown = []
     for seed in cell.record["seeds"]:
         with Image.open(cell.folder / "images" / f"seed{int(seed):04d}-{arm}.png") as image:
             shown.append(np.asarray(image.convert("RGB")))
-    return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 255
+    return to_tensor(shown)
 
 
 def judged_rows(cells: Iterable[CellResult], judge) -> list[Row]:
@@ -67,7 +61,7 @@ def judged_rows(cells: Iterable[CellResult], judge) -> list[Row]:
                 about = {"cell": cell.folder.name, "subject": cell.axes["subject"], "asked": cell.label}
                 weight = cell.axes.get("weight")
                 stored = measured[int(seed), arm]
-                own = {name: number(stored.get(name)) for name in ("lpips", "ssim", "psnr", "clip_t", "clip_dir")}
+                own = {name: number(stored.get(name)) for name in METRICS}
                 rows.append(about | {"weight": weight, "seed": int(seed), "arm": arm} | own | true)
     return rows
 

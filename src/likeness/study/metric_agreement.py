@@ -17,11 +17,11 @@ import torch
 from likeness.errors import InputError
 from likeness.metrics.definitions import direction
 from likeness.paperdoll import world
-from likeness.study.judged import Row, finished_cells, judged_rows, number
+from likeness.report.notebook import fill_page, read_page
+from likeness.study.judged import METRICS, Row, finished_cells, judged_rows, number
 from likeness.study.known_pairs import Case, cases
+from likeness.study.measure import to_tensor
 
-METRICS = ("lpips", "ssim", "psnr", "clip_structure", "clip_t", "clip_dir")
-TRUTHS = ("success", "kept")
 # What is correlated with which truth among which pairs; the second of each holds the other truth still.
 QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "edit done, all pairs": ("success", {}),
@@ -30,7 +30,6 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "structure kept, edit done right": ("kept", {"outcome": "right"}),
 }
 RESAMPLES = 999
-OPEN, CLOSE = "<!-- table -->", "<!-- /table -->"
 FOLDER = Path("experiments/008_do_the_metrics_measure_it")
 Found = dict[str, dict[str, dict[str, Any]]]  # question -> metric -> correlation
 
@@ -56,7 +55,7 @@ def rendered_rows(suite, made: Sequence[Case]) -> list[Row]:
 
 def picture(factors: world.Factors) -> torch.Tensor:
     """Return a rendering (3, 128, 128) in [0, 1]."""
-    return torch.from_numpy(world.render(factors)).permute(2, 0, 1).float() / 255
+    return to_tensor([world.render(factors)])[0]
 
 
 def generated_rows(places: Sequence[Path], judge) -> list[Row]:
@@ -78,7 +77,7 @@ def generated_rows(places: Sequence[Path], judge) -> list[Row]:
                 "edit": row["asked"], "outcome": "right" if row["true_edit_success"] else "wrong",
                 "structure": row["arm"], "success": row["true_edit_success"], "kept": -row["true_head_shift_px"],
                 "target_prompt": record["target_prompt"],
-                **{name: row[name] for name in METRICS if name in row},
+                **{name: row[name] for name in METRICS},
             }
         )  # fmt: skip
     return rows
@@ -151,20 +150,14 @@ def write(folder: Path, rows: Sequence[Row], parts: dict[str, Found], measured_w
     from likeness.study.metric_agreement_plot import draw
 
     page = folder / "README.md"
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if text.count(OPEN) != 1 or text.count(CLOSE) != 1:
-        raise InputError(f"{page} needs one pair of markers, {OPEN} and {CLOSE}.")
+    read_page(page)  # refused before anything is written
     names = list(dict.fromkeys(name for row in rows for name in row))
     write_rows(folder / "pairs.csv", [{name: row.get(name, "") for name in names} for row in rows])
     draw(parts).save(folder / "agreement.png", optimize=True)
     body = ["![rank correlations with the truth](agreement.png)"]
     for title, found in parts.items():
         body += [f"**{title}**", table(found)]
-    body.append(f"Measured with {measured_with}.")
-    before, after = text[: text.index(OPEN) + len(OPEN)], text[text.index(CLOSE) :]
-    part = page.with_suffix(".part")
-    part.write_text(before + "\n" + "\n\n".join(body) + "\n" + after, encoding="utf-8")
-    part.replace(page)
+    fill_page(page, [*body, f"Measured with {measured_with}."])
 
 
 def main(argv: list[str] | None = None) -> None:

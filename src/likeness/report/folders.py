@@ -1,0 +1,24 @@
+"""Which cells a person means by naming folders: outputs, run folders, or single cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from likeness.errors import InputError
+
+
+def cells_under(places: Iterable[Path]) -> list[Path]:
+    """Return the cell folders in or under the given folders, and those that run folders point at; each once."""
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            raise InputError(f"there is no folder {place}.")
+        found += [record.parent for record in sorted(place.rglob("record.json")) if not _hidden(record, place)]
+        found += [Path(pointer.read_text(encoding="utf-8").strip()) for pointer in sorted(place.rglob("cell.txt"))]
+    unique = {folder.resolve(): folder for folder in found if folder.is_dir()}
+    return list(unique.values())
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
