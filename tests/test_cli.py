@@ -138,7 +138,7 @@ def test_attention_maps_and_masks_are_shown(swept):
     assert (cell / "attention.png").is_file() and (cell / "mask-seed0003.png").is_file()
     assert {path.stem for path in (cell / "attention").iterdir()} >= {"source-08-burger", "target-08-cake"}
     report = sorted(out.glob("runs/*/report.html"))[-1].read_text()
-    assert "attention maps of words" in report and "mask seed0003" in report
+    assert "Where each word acts" in report and "mask, seed0003" in report
 
 
 def test_a_dry_run_lists_cells_and_draws_nothing(swept):
