@@ -76,7 +76,7 @@ def history(folder):
         return {int(row["step"]): row for row in csv.DictReader(stream)}
 
 
-def test_drift_and_bleeding_are_measured_while_training(world, tmp_path, recorder):
+def test_drift_and_bleeding_are_measured_while_training(world, tmp_path, recorder, capsys):
     train = train_of(tmp_path, "subject=tuki")
     folder = finetune(train, tmp_path / "run", [])
     rows = history(folder)
@@ -106,6 +106,9 @@ def test_drift_and_bleeding_are_measured_while_training(world, tmp_path, recorde
     recorder.logged.clear()
     finetune(train, tmp_path / "again", [])
     assert not recorder.logged and (tmp_path / "again" / "model.txt").read_text().strip() == str(folder.resolve())
+    train.dry_run = True
+    finetune(train, tmp_path / "dry", [])
+    assert f"nothing to train: {folder} is finished" in capsys.readouterr().out
 
 
 def test_the_ladder_prints_its_table_and_keeps_the_knee(world, tmp_path, recorder, capsys):

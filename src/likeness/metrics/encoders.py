@@ -83,10 +83,6 @@ class Dino:
     def size(self) -> int:
         return self.model.config.image_size
 
-    @property
-    def patch(self) -> int:
-        return self.model.config.patch_size
-
     def keys(self, images: Tensor) -> Tensor:
         """Return the last layer's keys (n, t, d) of pictures scaled to the model's size (224 px)."""
         return self.keys_of(imagenet(scaled(images.to(self.device), self.size)))

@@ -9,15 +9,6 @@ from likeness.paperdoll.captions import asked
 from likeness.paperdoll.world import CATEGORICAL
 
 PIXELS = 128  # positions are reported in pixels of a 128 px picture
-DIRECTIONS = {
-    "edit_success": "higher",
-    "asked_shown": "higher",
-    "head_shift_px": "lower",
-    "size_change": "lower",
-    "other_changed": "lower",
-    "identity_shift": "lower",
-    "blossom": "neutral",
-}
 
 
 def compare(source, edited, source_prompt: str, target_prompt: str) -> dict[str, Tensor]:

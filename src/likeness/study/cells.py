@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from likeness.config import Sweep, slug
+from likeness.dreambooth.storage import read_json
 from likeness.errors import InputError
 from likeness.report.spreadsheet import write_rows
 from likeness.study.extensions import code_id, is_extension
@@ -51,15 +52,6 @@ def cell_name(sweep: Sweep, plan: EditPlan, identity: dict[str, Any]) -> str:
     """Return a readable name with the hash at its end; the same result has the same name."""
     names = (sweep.subject.name, sweep.edit.name, label(plan.axes), sweep.method.name, sweep.schedule.name)
     return "-".join((*map(slug, names), short_hash(identity)))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a JSON object, or None where there is none or it is torn."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ import functools
 import platform
 import shlex
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,11 +55,6 @@ def hardware(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         return {"name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "threads": None}
     return {"name": platform.processor() or platform.machine(), "cuda": None, "threads": torch.get_num_threads()}
-
-
-def command() -> str:
-    """Return the command line of this process, quoted for a shell."""
-    return shlex.join(["python", *sys.argv])
 
 
 def entry_command(script: str, overrides: list[str]) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from likeness import dreambooth, models
-from likeness.config import Subject, Train
+from likeness.config import PriorClass, Subject, Train
 from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.ranks import is_main_process
@@ -41,7 +40,9 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
     health, missing = _health(job)
     say(world_notices(train, job.subjects) + missing)
     if train.dry_run:
-        say([], f"would train {job.who} for {job.settings.num_train_steps} steps into {job.folder}")
+        there = dreambooth.is_finished(job.folder)
+        would = f"would train {job.who} for {job.settings.num_train_steps} steps into {job.folder}"
+        say([], f"nothing to train: {job.folder} is finished" if there else would)
         return job.folder
     with _tracked(job) as run:
         result = dreambooth.train(
@@ -130,14 +131,11 @@ def say(notices: list[str], line: str = "") -> None:
             print(line, flush=True)
 
 
-def _prior(train: Train, subject: Subject) -> Any:
+def _prior(train: Train, subject: Subject) -> PriorClass:
     """Return the prior class for one of several subjects: `own` follows each subject's class word."""
-    import copy
-
-    prior = copy.deepcopy(train.prior_class)
     own = f"photo of {train.subject.class_word}"
-    prior.prompts = [f"photo of {subject.class_word}" if p == own else p for p in prior.prompts]
-    return prior
+    prompts = [f"photo of {subject.class_word}" if p == own else p for p in train.prior_class.prompts]
+    return replace(train.prior_class, prompts=prompts)
 
 
 def _health(job: _Job) -> tuple[Health | None, list[str]]:

@@ -7,7 +7,6 @@ sec. 3.3 and 4.3). `prior_*`: pictures of the subject's class; `other_*`: pictur
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from PIL import Image
 from likeness import models
 from likeness.config import Subject, Train
 from likeness.dreambooth import Samples
+from likeness.study.plan import phrase_pattern
 from likeness.subjects import Photo, load_photos, to_tensor
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def roles_of(train: Train, subject: Subject, photos: list[Photo], class_words: l
     """Return a subject's prompts; classes that any subject of the run belongs to are no other classes."""
     own = train.sample_prompts or [subject.instance_prompt, subject.prompts["local"], subject.prompts["global"]]
     named = [p for p in own if _holds(p, subject.identifier)] or [subject.instance_prompt]
-    trained = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in class_words), re.IGNORECASE)
-    other = [p for p in train.other_class_prompts if not trained.search(p)]
+    other = [p for p in train.other_class_prompts if not any(_holds(p, word) for word in class_words)]
     prior = [f"photo of {subject.class_word}"]
     return Roles(subject, photos, tuple(dict.fromkeys(named)), tuple(prior), tuple(dict.fromkeys(other)))
 
@@ -154,8 +153,8 @@ def _stack(pictures: dict[str, list[Image.Image]], prompts: tuple[str, ...]) -> 
 
 
 def _holds(prompt: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", prompt, re.IGNORECASE) is not None
+    return phrase_pattern(words).search(prompt) is not None
 
 
 def _without(prompt: str, identifier: str) -> str:
-    return " ".join(re.sub(rf"(?<!\w){re.escape(identifier)}(?!\w)", "", prompt, flags=re.IGNORECASE).split())
+    return " ".join(phrase_pattern(identifier).sub("", prompt).split())
