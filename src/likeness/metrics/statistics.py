@@ -43,7 +43,7 @@ def paired(
         return result | dict.fromkeys(("low", "high", "interval", "p", "effect"))
     mean, spread = result["mean"], float(difference.std(ddof=1))
     constant = spread < 1e-12 * max(1.0, abs(mean))
-    low, high, method = (mean, mean, "constant") if constant else _interval((difference,), np.mean, seed)
+    low, high, method = (mean, mean, "constant") if constant else _interval(difference, seed)
     return result | {
         "low": low,
         "high": high,
@@ -71,23 +71,16 @@ def _group_means(values: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
     return np.bincount(index, values) / np.bincount(index) if len(values) else values
 
 
-def mean_interval(values: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
-    """Return n, mean, low and high (95 % bootstrap) of plain values; None where undefined."""
-    result = paired(values, np.zeros(len(values)), seed=seed)
-    return {key: result[key] for key in ("n", "mean", "low", "high")}
-
-
-def _interval(data: tuple[np.ndarray, ...], statistic: Any, seed: int, *, pairs: bool = False):
+def _interval(difference: np.ndarray, seed: int) -> tuple[float | None, float | None, str | None]:
     from scipy.stats import bootstrap
 
-    n = len(data[0])
+    n = len(difference)
     methods = ("BCa", "percentile") if n <= MOST_FOR_BCA else ("percentile",)
     for method in methods:  # BCa is undefined where leaving one out changes nothing
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = bootstrap(
-                data, statistic, paired=pairs, vectorized=None if not pairs else False, method=method,
-                n_resamples=RESAMPLES if not pairs else 1999, batch=max(1, NUMBERS_AT_ONCE // n),
+                (difference,), np.mean, method=method, n_resamples=RESAMPLES, batch=max(1, NUMBERS_AT_ONCE // n),
                 rng=np.random.default_rng(seed),
             ).confidence_interval  # fmt: skip
         if math.isfinite(found.low) and math.isfinite(found.high):
@@ -116,18 +109,3 @@ def holm(pvalues: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, p * (len(known) - rank)))
         adjusted[index] = highest
     return adjusted
-
-
-def spearman(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
-    """Return n, the rank correlation rho and its 95 % bootstrap interval; None where a side is constant."""
-    from scipy.stats import spearmanr
-
-    a, b = np.asarray(x, float), np.asarray(y, float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"expected two lists of the same length, got shapes {a.shape} and {b.shape}.")
-    both = np.isfinite(a) & np.isfinite(b)
-    a, b = a[both], b[both]
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return {"n": len(a), "rho": None, "low": None, "high": None}
-    low, high, _ = _interval((a, b), lambda u, v: spearmanr(u, v).statistic, seed, pairs=True)
-    return {"n": len(a), "rho": float(spearmanr(a, b).statistic), "low": low, "high": high}
