@@ -17,6 +17,7 @@ from likeness.models import (
     load_pipeline,
     resolve_device,
     resolve_dtype,
+    save_pipeline,
     weights_id,
 )
 
@@ -83,6 +84,50 @@ def test_a_folder_that_is_no_model_or_lacks_a_part(folder, tmp_path):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "diffusion_pytorch_model.bin")
     with pytest.raises(InputError, match=r"lacks vae/diffusion_pytorch_model.safetensors.*are not read"):
         check_available(tiny.source(folder))
+
+
+def test_a_hub_model_that_is_not_cached_is_downloaded_for_its_identity(folder, monkeypatch, tmp_path):
+    asked = {}
+
+    def download(source, **options):
+        asked.update(options, source=source)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(InputError, match="not in the local cache"):
+        weights_id(ModelSource("sd15", SD15))
+    assert not asked, "offline nothing is asked for"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    assert weights_id(ModelSource("sd15", SD15, revision="abc")) == weights_id(tiny.source(folder))
+    assert asked["source"] == SD15 and asked["revision"] == "abc"
+    wanted = asked["allow_patterns"]
+    assert "unet/diffusion_pytorch_model.safetensors" in wanted and "tokenizer/*" in wanted
+    assert not any(".bin" in name or "safety" in name for name in wanted)
+    (folder / "vae" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"lacks vae/config\.json"):
+        weights_id(ModelSource("sd15", SD15))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
+    with pytest.raises(InputError, match=r"hf download stable-diffusion-v1-5.*no net"):
+        weights_id(ModelSource("sd15", SD15))
+
+
+def test_a_saved_pipeline_has_the_names_and_files_of_stable_diffusion(folder, tmp_path):
+    """Whatever version of transformers wrote it: older ones would start another text encoder at random."""
+    from safetensors.torch import load_file
+
+    pipe = load_pipeline(tiny.source(folder))
+    save_pipeline(pipe, tmp_path / "saved")
+    names = load_file(tmp_path / "saved" / "text_encoder" / "model.safetensors")
+    assert names and all(name.startswith("text_model.") for name in names)
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / "saved" / "tokenizer" / name).is_file()
+    again = load_pipeline(tiny.source(tmp_path / "saved"))
+    assert tiny.same(again.text_encoder.state_dict(), pipe.text_encoder.state_dict())
+    assert again.tokenizer("photo of tuki").input_ids == pipe.tokenizer("photo of tuki").input_ids
+    save_pipeline(again, tmp_path / "again")
+    assert load_file(tmp_path / "again" / "text_encoder" / "model.safetensors").keys() == names.keys()
 
 
 def test_a_missing_variant_is_named(folder):

@@ -164,12 +164,12 @@ def train_tiny(out: Path, *, model: Path | None = None, class_root: Path | None 
 
 
 def weights(out: Path, part: str = "unet") -> dict:
-    """Return the tensors of a finished model."""
+    """Return the tensors of a finished model; the text encoder's under the names of any version of transformers."""
     from safetensors.torch import load_file
 
     name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
     folder = out / "model" if (out / "model").exists() else out
-    return load_file(folder / part / name)
+    return {key.removeprefix("text_model."): tensor for key, tensor in load_file(folder / part / name).items()}
 
 
 def same(one: dict, other: dict) -> bool:

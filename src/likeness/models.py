@@ -139,6 +139,26 @@ def load_pipeline(model: ModelSource, *, dtype: str = "float32", device: str = "
     return pipe.to(resolve_device(device))
 
 
+def save_pipeline(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline in Stable Diffusion's layout as every version of transformers reads it.
+
+    5.6 dropped the first level of the text encoder's names, without which older ones start it at random and only warn;
+    5.0 dropped the tokenizer's vocab.json and merges.txt. Newer ones read these forms, too.
+    """
+    from safetensors.torch import load_file, save_file
+
+    with quietly():
+        pipe.save_pretrained(folder, safe_serialization=True)
+    file = folder / "text_encoder" / f"{WEIGHTS['text_encoder']}.safetensors"
+    weights = load_file(file)
+    if not any(name.startswith("text_model.") for name in weights):
+        fresh = file.with_suffix(".part")  # the old file is what the tensors lie in
+        save_file({f"text_model.{name}": t for name, t in weights.items()}, fresh, metadata={"format": "pt"})
+        fresh.replace(file)
+    if not (folder / "tokenizer" / "vocab.json").is_file():
+        pipe.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Silence the libraries' loading bars, and give them back as they were."""
@@ -156,10 +176,12 @@ def quietly() -> Iterator[None]:
 
 
 def weights_id(model: ModelSource) -> str:
-    """Hash what the model is made of (12 hex digits); file hashes are remembered by size and time."""
+    """Hash what the model is made of (12 hex digits); file hashes are remembered by size and time.
+
+    A hub model that is not in the local cache is downloaded first.
+    """
     kind, path = locate(model)
-    if path is None:
-        raise InputError(_not_cached(model))
+    path = path or _download(model)
     files = [path] if kind == "file" else _used_files(path, model.variant)
     known = _read_known()
     digest = hashlib.sha256()
@@ -260,6 +282,21 @@ def _cached_snapshot(model: ModelSource, needed: tuple[str, ...] | None = None) 
     needed = needed or (*CONFIGS, *(_weight_file(part, model.variant) for part in WEIGHTS))
     found = [try_to_load_from_cache(model.source, name, revision=model.revision or "main") for name in needed]
     return Path(found[0]).parent if all(isinstance(f, str) for f in found) else None
+
+
+def _download(model: ModelSource) -> Path:
+    """Fetch what a pipeline is loaded from, nothing pickled among it; return the folder."""
+    if _offline(model):
+        raise InputError(_not_cached(model))
+    from huggingface_hub import snapshot_download
+
+    wanted = [*CONFIGS, "tokenizer/*", *(_weight_file(part, model.variant) for part in WEIGHTS)]
+    try:
+        folder = Path(snapshot_download(model.source, revision=model.revision, allow_patterns=wanted))
+    except Exception as error:  # no network, no such model, gated, disk full: the hub's client has a class for each
+        raise InputError(_unreadable(model, "hub", error)) from error
+    _check_folder(folder, model)
+    return folder
 
 
 def _not_cached(model: ModelSource) -> str:

@@ -21,7 +21,7 @@ from likeness.dreambooth.storage import (
     write_text,
 )
 from likeness.errors import InputError
-from likeness.models import ModelSource, load_pipeline, quietly
+from likeness.models import ModelSource, load_pipeline, save_pipeline
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
@@ -41,8 +41,7 @@ def _save_full(pipe, folder: Path) -> None:
     for part in frozen:
         part.to(torch.float32)
     try:
-        with quietly():
-            pipe.save_pretrained(folder, safe_serialization=True)
+        save_pipeline(pipe, folder)
     finally:
         for part, dtype in frozen.items():
             part.to(dtype)

@@ -20,6 +20,7 @@ def assemble_weights(out: Path, target: Path, preset: Preset, preset_name: str, 
     from diffusers import AutoencoderKL
     from transformers import CLIPModel
 
+    from likeness.models import save_pipeline
     from likeness.paperdoll.checkpoints import load_average
     from likeness.paperdoll.clip import save_clip, text_encoder_from
     from likeness.paperdoll.judge import load_judge, save_judge
@@ -33,7 +34,7 @@ def assemble_weights(out: Path, target: Path, preset: Preset, preset_name: str, 
     load_average(out / "unet" / "checkpoint.safetensors", model)
     vae = AutoencoderKL.from_pretrained(out / "vae" / "model")
     pipe = assemble(vae, model["text_encoder"], tokenizer, model["unet"])
-    pipe.to(dtype=torch.float16).save_pretrained(target / "pipeline")
+    save_pipeline(pipe.to(dtype=torch.float16), target / "pipeline")
     save_clip(clip.half(), tokenizer, target / "clip")
     save_probe(load_probe(folder=out / "probe" / "model"), target / "probe")
     if (out / "judge" / "model" / "config.json").is_file():
@@ -65,8 +66,8 @@ def training_record(out: Path, preset: Preset, preset_name: str, seed: int) -> d
                 "rounds": state.round + 1,
                 "minutes": round((state.earlier_elapsed + state.elapsed) / 60, 1),
             }
-    data = {"shared": out / "data", "judge": out / "judge" / "data"}
-    read = {name: json.loads((folder / "data.json").read_text()) for name, folder in data.items() if folder.is_dir()}
+    data = {"shared": out / "data" / "data.json", "judge": out / "judge" / "data" / "data.json"}
+    read = {name: json.loads(file.read_text()) for name, file in data.items() if file.is_file()}
     return {"preset": preset_name, "seed": seed, "data": read, "stages": stages}
 
 
