@@ -82,6 +82,8 @@ def assert_same_run(out: Path, reference: Path) -> None:
     for part in ("unet", "text_encoder"):
         assert tiny.same(tiny.weights(out, part), tiny.weights(reference, part)), part
     assert (out / "history.csv").read_text() == (reference / "history.csv").read_text()
+    one, other = (json.loads((folder / "settings.json").read_text())["values"] for folder in (out, reference))
+    assert one == other and "validation/loss_instance" in one
     assert [f.name for f in out.rglob("*.partial")] == []
     pictures = sorted(f.name for f in out.with_name(f"{out.name}-class").rglob("0*.png"))
     assert len(pictures) == len(set(pictures)) == 8
@@ -126,6 +128,27 @@ def test_a_ladder_killed_while_it_stores_a_rung_ends_with_the_same_model(server,
     assert tiny.train_tiny(tmp_path / "a", class_root=tmp_path / "a-class", **choose, **options).resumed_from == 2
     tiny.train_tiny(tmp_path / "b", class_root=tmp_path / "b-class", **choose, **options)
     assert tiny.same(tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b"))
+
+
+def test_an_optimizer_that_counts_in_integers_goes_on_counting():
+    """As 8-bit Adam does, to which a tensor is no step number."""
+    from likeness.dreambooth.checkpoint import _load_optimizer, _tensors
+    from likeness.dreambooth.trainable import Trainable
+
+    class Counting(torch.optim.SGD):
+        def step(self):
+            state = self.state[self.param_groups[0]["params"][0]]
+            state.update(step=state.get("step", 0) + 1, codes=torch.ones(2, dtype=torch.uint8))
+
+    made = []
+    for _ in range(2):
+        p = torch.nn.Parameter(torch.zeros(2))
+        made.append(Trainable({"unet": {"p": p}}, Counting([p], lr=1.0), [1.0]))
+    made[0].optimizer.step()
+    _load_optimizer(made[1], _tensors(made[0])["optimizer"])
+    made[1].optimizer.step()
+    (state,) = made[1].optimizer.state_dict()["state"].values()
+    assert state["step"] == 2 and type(state["step"]) is int and state["codes"].dtype == torch.uint8
 
 
 @pytest.fixture

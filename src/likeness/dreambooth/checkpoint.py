@@ -97,10 +97,11 @@ def _tensors(trainable: Trainable) -> dict[str, dict[str, Tensor]]:
 
 def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
     optimizer = trainable.optimizer
-    memory: dict[int, dict[str, Tensor]] = {}
+    memory: dict[int, dict[str, Tensor | int]] = {}
     for name, tensor in stored.items():
         index, key = name.split(".", 1)
-        memory.setdefault(int(index), {})[key] = tensor
+        counter = tensor.ndim == 0 and not tensor.is_floating_point()  # 8-bit Adam counts its steps in an int
+        memory.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
     optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
