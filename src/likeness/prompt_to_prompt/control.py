@@ -96,10 +96,9 @@ class Control:
         stacked = torch.stack(kept)
         self.maps[layer] = self.maps[layer] + stacked if layer in self.maps else stacked
 
-    def averaged(self, layers: list[str] | None = None) -> Tensor:
+    def averaged(self) -> Tensor:
         """Return maps (p, i, y, x, t) averaged over layers (which share a resolution), summed over steps."""
-        names = layers or sorted(self.maps)
-        total = torch.stack([self.maps[name] for name in names]).mean(0)
+        total = torch.stack([self.maps[name] for name in sorted(self.maps)]).mean(0)
         height, width = resolution(total.shape[2], self.size)
         return total.unflatten(2, (height, width))
 

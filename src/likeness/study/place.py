@@ -53,8 +53,7 @@ def settings(config: Train | Sweep, **shown: Any) -> dreambooth.TrainSettings:
     """Return the trainer's settings; `shown` are those that only decide what is logged on the way."""
     schedule, method, prior = config.schedule, config.method, config.prior_class
     values = asdict(schedule) | asdict(method) | shown
-    for name in ("name",):
-        values.pop(name)
+    values.pop("name")
     return dreambooth.TrainSettings(
         **values,
         method=method.name,
