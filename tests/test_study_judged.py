@@ -83,6 +83,20 @@ def test_blossom_follows_the_weight_or_is_said_not_to(tmp_path, sign):
     assert len(values["means"]) == 6 and "-2" in evaluate_cells.table({"five": found})
 
 
+def test_only_seeds_drawn_with_every_weight_are_ranked():
+    rows = [
+        {"arm": "with", "subject": "tuki", "weight": weight, "seed": seed, "true_blossom": weight + seed}
+        for weight in (0.0, 1.0, 2.0)
+        for seed in range(3)
+        if (weight, seed) != (2.0, 2)
+    ]
+    assert evaluate_cells.reweighting(rows)["tuki"]["seeds"] == 2
+    with pytest.raises(InputError, match="no seed was drawn with every weight"):
+        evaluate_cells.reweighting(
+            [row for row in rows if row["weight"] < 2 or row["seed"] > 1] + [rows[0] | {"weight": 2.0, "seed": 7}]
+        )
+
+
 def test_places_without_cells_of_the_drawn_world_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no folder"):
         judged.finished_cells([tmp_path / "nowhere"])

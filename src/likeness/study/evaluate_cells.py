@@ -57,7 +57,10 @@ def figure(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Return, for each subject, mean blossom over seeds for each weight, and the median per-seed rank correlation."""
+    """Return, for each subject, mean blossom over seeds for each weight, and the median per-seed rank correlation.
+
+    The correlation is of seeds that were drawn with every judged weight; InputError where there is none.
+    """
     from scipy.stats import spearmanr
 
     out: dict[str, dict[str, Any]] = {}
@@ -70,7 +73,10 @@ def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         judged = [w for w in weights if w in JUDGED_WEIGHTS]
         if len(judged) < 3:
             continue
-        series = [[amounts[w][seed] for w in judged] for seed in amounts[judged[0]]]
+        drawn = [seed for seed in amounts[judged[0]] if all(seed in amounts[w] for w in judged)]
+        if not drawn:
+            raise InputError(f"{subject}: no seed was drawn with every weight ({', '.join(map(str, judged))}).")
+        series = [[amounts[w][seed] for w in judged] for seed in drawn]
         ranks = [spearmanr(judged, values).statistic if np.ptp(values) else 0.0 for values in series]
         rising = all(means[a] < means[b] for a, b in pairwise(judged))
         median = float(np.median(ranks))
