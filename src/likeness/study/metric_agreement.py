@@ -171,11 +171,12 @@ def main(argv: list[str] | None = None) -> None:
     from likeness.paperdoll.judge import load_judge
 
     try:
+        judge = load_judge() if arguments.cells else None  # missing? said before the long work
         suite = metrics.build("embedded")
         rows = rendered_rows(suite, cases(arguments.sources, arguments.seed))
         parts = {"Rendered pairs, truth known exactly": agreement(rows, QUESTIONS)}
         if arguments.cells:
-            generated = generated_rows(arguments.cells, load_judge())
+            generated = generated_rows(arguments.cells, judge)
             plain = {"edit done": ("success", {}), "head kept in place": ("kept", {})}
             parts["Generated edits, truth read by the judge"] = agreement(generated, plain)
             rows += generated
