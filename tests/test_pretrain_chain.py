@@ -10,7 +10,7 @@ from transformers import CLIPModel, CLIPProcessor
 from likeness.errors import InputError
 from likeness.paperdoll import weights
 from likeness.paperdoll.checkpoints import load_tensors, read_state
-from likeness.paperdoll.pretrain import STAGES, Run, install, parse, pretrain
+from likeness.paperdoll.pretrain import STAGES, Run, install, main, parse, pretrain
 from likeness.paperdoll.probe import load_probe
 
 
@@ -50,6 +50,8 @@ def test_shipped_weights_are_half_precision_safetensors_and_carry_a_card(chain):
         kinds = {v.dtype for v in load_tensors(file, "").values() if v.is_floating_point()}
         assert kinds == {torch.float16}, file
     assert not list(root.rglob("*.bin"))
+    names = load_tensors(root / "pipeline" / "text_encoder" / "model.safetensors", "")
+    assert all(name.startswith("text_model.") for name in names), "older transformers would start it at random"
     card = (root / "MODEL_CARD.md").read_text()
     digest = json.loads((chain.out / "data" / "data.json").read_text())["sha256"]
     assert digest in card and "drawn/food" in card and "autoencoder/psnr dB" in card
@@ -89,6 +91,8 @@ def test_missing_stage_says_which_to_run(tmp_path):
         pretrain(Run(tmp_path, preset_name="tiny"), ("clip",))
     with pytest.raises(InputError, match="Unknown stage 'vea'"):
         pretrain(Run(tmp_path, preset_name="tiny"), ("vea",))
+    with pytest.raises(SystemExit, match=r"^error: .*run stage 'card' first"):
+        main(["--out", str(tmp_path), "--stages", "", "--install"])
 
 
 def test_absent_weights_name_the_command(tmp_path, monkeypatch):

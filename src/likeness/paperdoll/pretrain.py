@@ -196,7 +196,7 @@ def run_judge(run: Run) -> None:
 
 
 def run_card(run: Run) -> None:
-    """Assemble the three folders to be shipped, in fp16, and measure them."""
+    """Assemble the four folders to be shipped, in fp16, and measure them."""
     from likeness.paperdoll.card import assemble_weights
     from likeness.paperdoll.evaluate import Extent, evaluate
 
@@ -264,17 +264,21 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if "RANK" in os.environ:  # torchrun: several processes share every trained stage
-        torch.distributed.init_process_group("gloo")
-        if set(args.stages.split(",")) - TOGETHER:
-            raise InputError(f"several processes can run the stages {', '.join(sorted(TOGETHER))} only.")
     run = Run(
         out=args.out, preset_name=args.preset, seed=args.seed, minutes=args.minutes, device=device,
         workers=args.workers, more=args.more, decoder_only=args.vae_decoder_only, steps=args.steps,
     )  # fmt: skip
-    pretrain(run, tuple(s for s in args.stages.split(",") if s))
-    if args.install:
-        print(f"installed in {install(run)}")
+    stages = tuple(s for s in args.stages.split(",") if s)
+    try:
+        if "RANK" in os.environ:  # torchrun: several processes share every trained stage
+            if set(stages) - TOGETHER:
+                raise InputError(f"several processes can run the stages {', '.join(sorted(TOGETHER))} only.")
+            torch.distributed.init_process_group("gloo")
+        pretrain(run, stages)
+        if args.install:
+            print(f"installed in {install(run)}")
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":
