@@ -66,9 +66,10 @@ def test_every_experiment_composes_and_asks_something(name):
 
 
 def test_prior_class_follows_the_subject():
-    assert train("subject=bnh").prior_class.prompts == ["photo of keanu reeves"]
-    assert train("subject=tuki").prior_class.prompts == ["photo of justin bieber"]
-    assert train("subject=bnh", "prior_class=justin_bieber").prior_class.prompts == ["photo of justin bieber"]
+    assert train("subject=bnh").prior_class.class_word == "keanu reeves"
+    assert train("subject=tuki").prior_class.class_word == "justin bieber"
+    assert train("subject=bnh", "prior_class=justin_bieber").prior_class.class_word == "justin bieber"
+    assert train("subject=bnh", "model=sd15").prior_class.prompts == ["photo of {class_word}"]
     assert train("prior_class=none").prior_class.prompts == []
 
 

@@ -112,7 +112,7 @@ def test_the_own_prior_class_of_two_subjects_is_one_setup_and_another_prior_clas
 
     def cell(name, subject, prior):
         word = words[subject]
-        prior_class = {"name": prior.replace(" ", "_"), "prompts": [f"photo of {prior}"], "num_class_images": 48}
+        prior_class = {"name": prior.replace(" ", "_"), "class_word": prior, "prompts": ["photo of {class_word}"]}
         config = {"subject": {"class_word": word}, "prior_class": prior_class, "method": {}, "schedule": {}}
         axes = {"prior_class": prior_class["name"], "method": "full"}
         return write_cell(tmp_path, name, subject=subject, config=config, weights=name, axes=axes)

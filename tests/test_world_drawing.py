@@ -99,5 +99,8 @@ def test_the_shipped_photos_are_as_drawn(subject):
 
     factors = photos.photo_factors(subject)
     assert len(factors) == len(photos.paths(subject)) == 12 and len({f.scene for f in factors}) >= 6
+    for path, shown in zip(photos.paths(subject), factors, strict=True):
+        text = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+        assert text == photos.caption(subject, shown) and captions.asked(text)["scene"] == shown.scene
     shipped = Image.open(photos.paths(subject)[4])
     assert shipped.size == (512, 512) and np.array_equal(np.asarray(shipped), np.asarray(photos.draw(factors[4])))

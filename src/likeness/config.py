@@ -55,6 +55,7 @@ class Subject:
 @dataclass
 class PriorClass:
     name: str = MISSING
+    class_word: str = ""  # what "{class_word}" in a prompt stands for
     prompts: list[str] = field(default_factory=list)
     folder: str | None = None
     num_class_images: int = 50
@@ -77,6 +78,8 @@ class Model:
     guidance_scale: float = 7.5
     seeds_per_call: int = 1
     num_class_images: int = 50
+    class_prompts: list[str] = field(default_factory=lambda: ["photo of {class_word}"])
+    train_text_encoder: Any = 0.0  # as in Method, whichever method is chosen
     train_batch_size: int = 1
     num_train_steps: dict[str, int] = field(default_factory=dict)  # by schedule
     learning_rate: dict[str, float] = field(default_factory=dict)  # by method

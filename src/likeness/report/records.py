@@ -70,8 +70,8 @@ class CellResult:
             config.get("prior_class", self.axes.get("prior_class")),
             config.get("subject", {}).get("class_word"),
         )
-        if isinstance(prior, dict) and word and prior.get("prompts") == [f"photo of {word}"]:
-            return prior | {"name": "own", "prompts": ["photo of CLASS"]}
+        if isinstance(prior, dict) and word and prior.get("class_word") == word:
+            return prior | {"name": "own", "class_word": "CLASS"}
         return prior
 
     def difference(self, metric: str) -> dict[str, Any] | None:

@@ -132,10 +132,10 @@ def say(notices: list[str], line: str = "") -> None:
 
 
 def _prior(train: Train, subject: Subject) -> PriorClass:
-    """Return the prior class for one of several subjects: `own` follows each subject's class word."""
-    own = f"photo of {train.subject.class_word}"
-    prompts = [f"photo of {subject.class_word}" if p == own else p for p in train.prior_class.prompts]
-    return replace(train.prior_class, prompts=prompts)
+    """Return the prior class with its prompts spelled out; `own` follows the class word of each subject of a run."""
+    prior = train.prior_class
+    word = subject.class_word if prior.class_word == train.subject.class_word else prior.class_word
+    return replace(prior, prompts=[prompt.replace("{class_word}", word) for prompt in prior.prompts])
 
 
 def _health(job: _Job) -> tuple[Health | None, list[str]]:

@@ -84,8 +84,14 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     model = asdict(config.model)
     for name in ("metrics", "guidance_scale", "seeds_per_call", "dtype", "local_files_only"):
         model.pop(name)  # they decide how pictures are drawn, not what is trained
-    for table in ("num_train_steps", "learning_rate", "text_encoder_learning_rate"):
-        model.pop(table)  # the schedule holds the value chosen from them
+    for table in (
+        "num_train_steps",
+        "learning_rate",
+        "text_encoder_learning_rate",
+        "class_prompts",
+        "train_text_encoder",
+    ):
+        model.pop(table)  # schedule, prior class and method hold the values chosen from them
     identity = {
         "subjects": [
             {
