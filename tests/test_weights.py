@@ -91,7 +91,7 @@ def test_asked_styles_and_scenes_are_drawn(pipe):
     prompts = ["photo of a man on a beach", "watercolor painting of a woman in the jungle",
                "drawing of keanu reeves on a snowy mountain", "charcoal painting of a man in the desert",
                "painting of justin bieber in a forest", "van gogh painting of a woman in a river"]  # fmt: skip
-    reading = load_probe().read(generate(pipe, prompts, seed=3, steps=20, guidance=5.0))
+    reading = load_probe().read(generate(pipe, prompts, seed=3, steps=20, guidance=3.0))
     for factor in ("style", "scene"):
         right = [seen == asked(p)[factor] for seen, p in zip(reading.names(factor), prompts, strict=True)]
         assert sum(right) >= 5, (factor, reading.names(factor))

@@ -40,7 +40,7 @@ class Extent:
     pictures: int = 1024
     seeds: int = 32
     steps: int = 50
-    guidance: float = 5.0
+    guidance: float = 3.0
     seed: int = 1
 
     @property

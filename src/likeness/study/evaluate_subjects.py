@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("models", nargs="+", type=Path, help="folders of fine-tuned models")
     parser.add_argument("--seeds", type=int, default=8, help="pictures of each of the prompts")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="also write every number here")
     parser.add_argument("--card", action="store_true", help="put the table into the embedded model's card")
