@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHORT = ("schedule.num_train_steps=2", "prior_class.num_class_images=2", "sampler.num_inference_steps=3")
+SHORT = ("schedule.num_train_steps=2", "prior_class.num_class_images=2", "sampler.num_inference_steps=5")
 TRAIN = (*SHORT[:2], "prior_class.num_inference_steps=2", "sample_every=0", "validation_every=0")
 
 

@@ -194,7 +194,7 @@ def test_outside_and_inside_count_their_own_pixels_only(suite, pictures, measure
 
 def test_structure_outside_uses_patches_wholly_outside(suite, pictures, measured):
     a, b, mask = (p[0] for p in pictures)
-    grid = suite.dino.size // suite.dino.patch
+    grid = suite.dino.size // suite.dino.model.config.patch_size
     step = SIDE // grid
     free = [
         1 + row * grid + column

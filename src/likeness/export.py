@@ -79,6 +79,10 @@ def export_checkpoint(folder: Path, target: Path, dtype: str = "float32", metada
     _save(tensors, target, dtype, metadata or {})
 
 
+# peft's names, and the two that diffusers gives UNet and text encoder
+LORA_KEY = re.compile(r"(.*)\.(?:lora_|lora\.|lora_linear_layer\.)(A|B|down|up)\.weight")
+
+
 def export_lora(run: Path, target: Path, record: dict[str, Any], dtype: str = "float32") -> None:
     """Turn run/lora into a file with lora_unet_* and lora_te_* keys, alpha included, and its metadata."""
     from safetensors.torch import load_file
@@ -88,10 +92,10 @@ def export_lora(run: Path, target: Path, record: dict[str, Any], dtype: str = "f
     alpha = settings["lora_rank"] if settings["lora_alpha"] is None else settings["lora_alpha"]
     tensors: dict[str, Tensor] = {}
     for name, weight in load_file(run / "lora" / "pytorch_lora_weights.safetensors").items():
-        module, which = re.fullmatch(r"(.*)\.(lora_A|lora_B|lora\.down|lora\.up)\.weight", name).groups()
+        module, which = LORA_KEY.fullmatch(name).groups()
         part, path = module.split(".", 1)
         prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + path.replace(".", "_")
-        end = "lora_down" if which in {"lora_A", "lora.down"} else "lora_up"
+        end = "lora_down" if which in {"A", "down"} else "lora_up"
         tensors[f"{prefix}.{end}.weight"] = weight
         tensors[f"{prefix}.alpha"] = tensor(float(alpha))
     about = _about(record, target)
