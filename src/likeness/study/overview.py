@@ -17,6 +17,7 @@ from likeness.report.records import CellResult, read_cells
 from likeness.study import place
 from likeness.study.gather import cells_of
 
+CELL = 192  # pixels; photos are larger
 ARMS = {"source": "source", "without": "re-prompting, same seed", "with": "Prompt-to-Prompt"}
 
 
@@ -36,7 +37,7 @@ def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Pa
     for cell in cells:
         rows.append([_picture(cell, seed, arm) for seed in cell.record["seeds"][:seeds] for arm in ARMS])
         labels.append(_label(cell))
-    figure = make_grid(rows, labels, list(ARMS.values()) * seeds)
+    figure = make_grid(rows, labels, list(ARMS.values()) * seeds, cell=CELL)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.save(out, optimize=True, quality=90)
     return out
@@ -49,8 +50,8 @@ def _picture(cell: CellResult, seed: int, arm: str) -> Image.Image:
 def _label(cell: CellResult) -> str:
     weight = cell.axes.get("weight")
     if weight is not None:
-        return f"{cell.record['source_prompt']}; {cell.axes['word']} × {weight:g}"
-    return f"{cell.record['source_prompt']} → {cell.label}"
+        return f"{cell.record['source_prompt']}; {cell.axes['word']} x {weight:g}"
+    return f"{cell.record['source_prompt']} -> {cell.label}"
 
 
 def main() -> None:
