@@ -33,6 +33,7 @@ def assemble_weights(out: Path, target: Path, preset: Preset, preset_name: str, 
     model = torch.nn.ModuleDict({"unet": build_unet(preset), "text_encoder": text_encoder_from(clip)})
     load_average(out / "unet" / "checkpoint.safetensors", model)
     vae = AutoencoderKL.from_pretrained(out / "vae" / "model")
+    vae.register_to_config(_name_or_path="")  # no path of this machine is shipped
     pipe = assemble(vae, model["text_encoder"], tokenizer, model["unet"])
     save_pipeline(pipe.to(dtype=torch.float16), target / "pipeline")
     save_clip(clip.half(), tokenizer, target / "clip")
