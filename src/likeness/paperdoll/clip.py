@@ -19,6 +19,7 @@ from likeness.paperdoll.presets import Preset
 from likeness.paperdoll.tokenizer import POSITIONS, load_tokenizer
 
 PATCH = 16
+END_NORM = 1e4  # of the end token in the diffusion model; the words have about 0.25
 ASKED = {**{name: len(values) for name, values in world.CATEGORICAL.items()}, "who": len(world.CLASSES)}
 FACTOR_WEIGHT = 0.5  # of the throw-away heads (guess)
 
@@ -103,7 +104,13 @@ def train_clip(data: Dataset, preset: Preset, loop: Loop, device: str, tokenizer
 
 
 def text_encoder_from(clip):
-    """Return a CLIPTextModel that starts as the CLIP's text tower."""
+    """Return a CLIPTextModel that starts as the CLIP's text tower, its end and padding tokens muted.
+
+    Contrastive training gathers the whole sentence in the end token, and a UNet this small then reads nothing
+    else: the maps of the words, which Prompt-to-Prompt edits, decide nothing. An embedding of END_NORM drowns
+    what the layers add (the padding is the end token repeated), so that the picture has to be read from words.
+    The states of the words do not change: they come before the end and attention is causal.
+    """
     from transformers import CLIPTextModel
 
     encoder = CLIPTextModel(clip.config.text_config)
@@ -111,6 +118,9 @@ def text_encoder_from(clip):
     if next(iter(encoder.state_dict())).startswith("text_model."):  # transformers before 5.6
         weights = {f"text_model.{key}": value for key, value in weights.items()}
     encoder.load_state_dict(weights)
+    with torch.no_grad():
+        end = encoder.get_input_embeddings().weight[clip.config.text_config.eos_token_id]
+        end.mul_(END_NORM / end.norm())
     return encoder
 
 

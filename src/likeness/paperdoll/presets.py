@@ -50,7 +50,7 @@ PRESETS = {
         vae=Plan(4000, 8, 1.5e-3, ema=0.998), clip=Plan(2500, 64, 1e-3, weight_decay=0.01),
         probe=Plan(2500, 48, 1e-3, ema=0.998, weight_decay=0.01),
         unet=Plan(6000, 32, 1e-3, warmup=100, ema=0.998),
-        judge=Plan(10_000, 16, 2e-3, warmup=100, ema=0.998, weight_decay=0.02), evaluation=128,
+        judge=Plan(10_000, 16, 2e-3, warmup=100, ema=0.998, weight_decay=0.02), evaluation=128, text_rate=0.3,
     ),
     "gpu": Preset(
         pictures=200_000, encoded=200_000, captions=6,
