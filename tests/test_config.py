@@ -7,7 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from likeness import config
+from likeness.config import load_subject
 from likeness.errors import InputError
+from likeness.study.edits import local_blend
+from likeness.study.finetune import prior_of
+from likeness.study.place import model_folder
+from likeness.study.plan import plan_edit
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -50,8 +55,6 @@ def test_every_experiment_composes_and_asks_something(name):
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    from likeness.study.plan import plan_edit
-
     swept = OmegaConf.load(CONF / "experiment" / f"{name}.yaml").hydra.sweeper.params
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()])
     choices = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in parsed if o.is_sweep_override()]
@@ -71,6 +74,24 @@ def test_prior_class_follows_the_subject():
     assert train("subject=bnh", "prior_class=justin_bieber").prior_class.class_word == "justin bieber"
     assert train("subject=bnh", "model=sd15").prior_class.prompts == ["photo of {class_word}"]
     assert train("prior_class=none").prior_class.prompts == []
+
+
+def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
+    bnh, tuki = (load_subject(CONF, name) for name in ("bnh", "tuki"))
+    own, named = train("subject=bnh"), train("subject=bnh", "prior_class=keanu_reeves")
+    words = {prior_of(own, tuki).prompts[0], prior_of(own, bnh).prompts[0]}
+    assert words == {"photo of justin bieber", "photo of keanu reeves"}
+    assert prior_of(named, tuki).prompts[0] == "photo of keanu reeves"
+    assert model_folder(own) == model_folder(named), "for one subject they are the same training"
+    assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
+
+
+def test_blending_starts_where_the_behaviour_says_unless_told():
+    for chosen, start in (("corrected", None), ("reference_stable", None)):
+        composed = sweep("edit=blend", f"edit.behaviour={chosen}")
+        assert local_blend(plan_edit(composed), composed.edit).start is start
+    composed = sweep("edit=blend", "edit.blend.start=0.4")
+    assert local_blend(plan_edit(composed), composed.edit).start == 0.4
 
 
 def test_schedule_values_come_from_model_and_method():
@@ -114,6 +135,7 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
         ("seeds=[1,1]", "different numbers"),
         ("seeds=[]", "different numbers"),
         ("sampler.num_inference_steps=0", "at least 1"),
+        ("sampler.scheduler=ddpm", "choose one of ddim, pndm, dpm, euler"),
         ("logger.mode=onlin", "auto, online, offline"),
     ],
 )

@@ -169,6 +169,15 @@ def test_devices_and_precisions():
             resolve_device("cuda")
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == "cuda:1" and resolve_device("cuda") == "cuda"
+    for absent in ("cuda:2", "cuda:x"):
+        with pytest.raises(InputError, match=f"device={absent} is not available"):
+            resolve_device(absent)
+
+
 def test_bfloat16_is_refused_where_it_is_not_computed(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.raises(InputError, match="this CPU does not compute in bfloat16"):

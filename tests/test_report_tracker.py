@@ -161,6 +161,27 @@ def test_an_unreachable_server_turns_into_an_offline_run(tmp_path, monkeypatch, 
     assert asked == ["online", "offline"] and "no route to host" in capsys.readouterr().out
 
 
+def test_interrupted_work_goes_on_in_the_same_run(tmp_path, monkeypatch):
+    import wandb
+
+    asked = []
+
+    def init(**options):
+        asked.append((options.get("id"), options.get("resume")))
+        return SimpleNamespace(
+            url="u", dir=str(tmp_path / "x" / "files"), define_metric=lambda *_, **__: None, finish=lambda **_: None
+        )
+
+    monkeypatch.setattr(wandb, "init", init)
+    for mode, folder in (("online", "a"), ("online", "a"), ("online", "b"), ("offline", "a")):
+        file = tmp_path / folder / "wandb-run.txt"
+        with tracker.start(mode, name="n", directory=tmp_path / "wandb", **ABOUT, continued=file):
+            pass
+    (first, how), again, other, offline = asked
+    assert again == (first, "allow") == (first, how) and first and other[0] not in (first, None)
+    assert offline == (None, None), "W&B cannot continue a run offline"
+
+
 def test_where_nothing_can_be_written_nothing_is_recorded(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     with tracker.start("offline", name="n", directory=tmp_path / "file" / "wandb", **ABOUT) as run:

@@ -18,6 +18,7 @@ from likeness.errors import InputError
 
 OPERATORS = ("replace", "refine", "reweight")
 BEHAVIOURS = ("corrected", "reference_stable", "reference_null")
+SCHEDULERS = ("ddim", "pndm", "dpm", "euler")
 LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
 
 
@@ -61,6 +62,7 @@ class PriorClass:
     num_class_images: int = 50
     prior_loss_weight: float = 1.0
     num_inference_steps: int = 25
+    own: bool = False  # each subject's class; of several subjects in one model, each its own
 
 
 @dataclass
@@ -131,7 +133,7 @@ class Blend:
     words: list[list[str]] = field(default_factory=list)  # one list per prompt: source, target
     substruct_words: list[list[str]] = field(default_factory=list)
     threshold: float = 0.3
-    start: float = 0.2
+    start: float | None = None  # share of the steps before blending begins; null is what edit.behaviour does
 
 
 @dataclass
@@ -258,6 +260,7 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     }.items():
         if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
             raise InputError(f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8].")
+    _one_of("sampler.scheduler", sweep.sampler.scheduler, SCHEDULERS)
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
     if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds) or min(sweep.seeds) < 0:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from likeness.errors import InputError
+from likeness.file_hashes import file_hashes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -183,12 +183,10 @@ def weights_id(model: ModelSource) -> str:
     kind, path = locate(model)
     path = path or _download(model)
     files = [path] if kind == "file" else _used_files(path, model.variant)
-    known = _read_known()
     digest = hashlib.sha256()
-    for file in files:
+    for file, content in zip(files, file_hashes(files), strict=True):
         digest.update(file.name.encode() if kind == "file" else str(file.relative_to(path)).encode())
-        digest.update(_file_hash(file, known).encode())
-    _write_known(known)
+        digest.update(content.encode())
     return digest.hexdigest()[:12]
 
 
@@ -202,9 +200,16 @@ def resolve_device(name: str) -> str:
     kind = name.split(":")[0]
     if kind not in there:
         raise InputError(f"device={name} is unknown; choose auto, {', '.join(there)}.")
-    if not there[kind]:
+    if not there[kind] or (kind == "cuda" and not _has_gpu(name)):
         raise InputError(f"device={name} is not available here; use device=auto or device=cpu.")
     return name
+
+
+def _has_gpu(name: str) -> bool:
+    import torch
+
+    index = name.partition(":")[2] or "0"
+    return index.isdigit() and int(index) < torch.cuda.device_count()
 
 
 def resolve_dtype(name: str, device: str) -> str:
@@ -325,37 +330,3 @@ def _used_files(folder: Path, variant: str | None) -> list[Path]:
     files += [folder / part / "config.json" for part in WEIGHTS]
     files += [*(folder / "tokenizer").glob("*"), *(folder / "scheduler").glob("*.json")]
     return sorted({file for file in files if file.is_file()})
-
-
-def _known_path() -> Path:
-    root = os.environ.get("LIKENESS_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "likeness" / "file-hashes.json"
-
-
-def _read_known() -> dict[str, str]:
-    try:
-        known = json.loads(_known_path().read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write_known(known: dict[str, str]) -> None:
-    """Remember file hashes; a cache that cannot be written only costs time."""
-    path = _known_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(known))
-        fresh.replace(path)
-    except OSError:
-        return
-
-
-def _file_hash(file: Path, known: dict[str, str]) -> str:
-    stat = file.stat()
-    key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    if key not in known:
-        with file.open("rb") as stream:
-            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return known[key]

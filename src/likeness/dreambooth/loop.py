@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -119,8 +118,8 @@ class Loop:
             self.run.notices.append(f"resumed from {found.name}")
         if self.processes.main:
             self.observer.start(step)
-        for notice in self.run.notices if self.processes.main else ():
-            warnings.warn(notice, stacklevel=4)
+            if self.run.notices:
+                self.run.on_event(Event("notice", step, notices=list(self.run.notices)))
         return step
 
     def fit(self, first_step: int) -> dict[str, float]:

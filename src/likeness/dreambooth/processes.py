@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ class Processes:
 
         if AcceleratorState._shared_state:  # an earlier run of this process, perhaps at another precision
             AcceleratorState._reset_state()
+        _choose_gpu(device)
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
@@ -97,3 +99,13 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list(answer, from_process=0)
+
+
+def _choose_gpu(device: str) -> None:
+    """Make cuda:1 the GPU accelerate takes; of several processes each takes its own."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not index:
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"device={device} names one GPU for several processes, which take one each; use device=cuda.")
+    torch.cuda.set_device(int(index))

@@ -139,7 +139,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Event:
-    """Something the trainer reports: kind is log, samples, validation, health, checkpoint or done."""
+    """Something the trainer reports: kind is notice, log, samples, validation, health, checkpoint or done."""
 
     kind: str
     step: int
@@ -147,6 +147,7 @@ class Event:
     images: list[Image.Image] | None = None
     captions: list[str] | None = None
     path: Path | None = None
+    notices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

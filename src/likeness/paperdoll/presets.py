@@ -50,7 +50,7 @@ PRESETS = {
         vae=Plan(4000, 8, 1.5e-3, ema=0.998), clip=Plan(2500, 64, 1e-3, weight_decay=0.01),
         probe=Plan(2500, 48, 1e-3, ema=0.998, weight_decay=0.01),
         unet=Plan(6000, 32, 1e-3, warmup=100, ema=0.998),
-        judge=Plan(10_000, 16, 2e-3, warmup=100, ema=0.998, weight_decay=0.02), evaluation=128, text_rate=0.3,
+        judge=Plan(10_000, 16, 2e-3, warmup=100, ema=0.998, weight_decay=0.02), evaluation=128,
     ),
     "gpu": Preset(
         pictures=200_000, encoded=200_000, captions=6,
@@ -61,6 +61,6 @@ PRESETS = {
         clip=Plan(8_000, 512, 1e-3, warmup=500, weight_decay=0.05),
         probe=Plan(20_000, 256, 1e-3, warmup=500, ema=0.999, weight_decay=0.02),
         unet=Plan(60_000, 512, 1e-3, warmup=1000, ema=0.9995),
-        judge=Plan(20_000, 128, 1e-3, warmup=500, ema=0.999, weight_decay=0.02), evaluation=512, text_rate=0.3,
+        judge=Plan(20_000, 128, 1e-3, warmup=500, ema=0.999, weight_decay=0.02), evaluation=512,
     ),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -156,11 +157,14 @@ def start(
     tags: Sequence[str],
     config: dict[str, Any],
     directory: Path,
+    continued: Path | None = None,
 ) -> Run:
     """Start a run, to be used as a context manager.
 
     `auto` is online with a W&B login and offline without; a server that cannot be reached turns into offline, a
     folder that cannot be written into a run that records nothing; either is said once. `none` imports no wandb.
+    `continued` is a file that remembers the run's id: work that is interrupted and goes on stays one run. Offline,
+    where W&B cannot continue a run, it becomes a second one of that name.
     Raises InputError for an unknown mode.
     """
     if mode not in MODES:
@@ -177,12 +181,23 @@ def start(
     for tried in dict.fromkeys((asked, "offline")):
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            run = wandb.init(mode=tried, settings=_settings(wandb), **options)
+            again = {} if continued is None or tried == "offline" else {"id": _id_in(continued), "resume": "allow"}
+            run = wandb.init(mode=tried, settings=_settings(wandb), **options, **again)
             return WandbRun(run, offline=tried == "offline")
         except (wandb.errors.Error, OSError) as error:
             instead = "recording nothing" if tried == "offline" else "recording offline instead"
             say(f"unreachable {tried}", f"W&B cannot be used ({first_line(error)}); {instead}.")
     return Run()
+
+
+def _id_in(file: Path) -> str:
+    """Return the run id that a file remembers; a new one is written there first."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_name(f"{file.name}.{os.getpid()}")
+        fresh.write_text(f"{secrets.token_hex(4)}\n", encoding="utf-8")
+        fresh.replace(file)
+    return file.read_text(encoding="utf-8").strip()
 
 
 def wandb_mode(asked: str) -> str:

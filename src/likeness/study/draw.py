@@ -21,7 +21,7 @@ from likeness.study.edits import build_edit, local_blend
 from likeness.study.place import short_hash
 from likeness.study.plan import EditPlan
 
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # of config.SCHEDULERS
     "ddim": ("DDIMScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # as Stable Diffusion ships it
     "dpm": ("DPMSolverMultistepScheduler", {}),
@@ -57,9 +57,7 @@ def set_scheduler(pipe, sampler: Sampler) -> None:
     """Give the pipeline the scheduler of conf/sampler, keeping the model's noise schedule."""
     import diffusers
 
-    if sampler.scheduler not in SCHEDULERS:
-        raise InputError(f"sampler.scheduler={sampler.scheduler} is unknown; choose one of {', '.join(SCHEDULERS)}.")
-    name, settings = SCHEDULERS[sampler.scheduler]
+    name, settings = SAMPLERS[sampler.scheduler]
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **settings)
 
 

@@ -58,14 +58,14 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
         )
         if is_main_process():
             _show_outcome(job, result, run, run_dir)
-    say(result.notices, f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, see report.html there)")
+    say([], f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, see report.html there)")
     return job.folder
 
 
 def _job(train: Train, subjects: list[Subject]) -> _Job:
     chosen = subjects or [train.subject]
     refuse_known_identifiers(train, chosen)
-    concepts = [place.concept(s, _prior(train, s), train.model.resolution) for s in chosen]
+    concepts = [place.concept(s, prior_of(train, s), train.model.resolution) for s in chosen]
     words = [s.class_word for s in chosen]
     roles = [roles_of(train, s, c.photos, words) for s, c in zip(chosen, concepts, strict=True)]
     settings = place.settings(
@@ -95,6 +95,7 @@ def _tracked(job: _Job):
         job_type="train",
         tags=[job.who, train.method.name, train.model.name, train.schedule.name],
         directory=Path(train.out) / "wandb",
+        continued=job.folder / "wandb-run.txt",
     )
 
 
@@ -131,10 +132,10 @@ def say(notices: list[str], line: str = "") -> None:
             print(line, flush=True)
 
 
-def _prior(train: Train, subject: Subject) -> PriorClass:
+def prior_of(train: Train, subject: Subject) -> PriorClass:
     """Return the prior class with its prompts spelled out; `own` follows the class word of each subject of a run."""
     prior = train.prior_class
-    word = subject.class_word if prior.class_word == train.subject.class_word else prior.class_word
+    word = subject.class_word if prior.own else prior.class_word
     return replace(prior, prompts=[prompt.replace("{class_word}", word) for prompt in prior.prompts])
 
 
@@ -175,6 +176,7 @@ def _show_ladder(job: _Job, run) -> None:
 
 
 def _forward(event: dreambooth.Event, run) -> None:
+    say(event.notices)
     if event.values:
         run.log(event.values, event.step)
     if event.images:

@@ -92,6 +92,9 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
         "train_text_encoder",
     ):
         model.pop(table)  # schedule, prior class and method hold the values chosen from them
+    prior = asdict(config.prior_class)
+    if len(chosen) == 1:  # the subject's own class and that class by name are the same training
+        prior.pop("own")
     identity = {
         "subjects": [
             {
@@ -102,7 +105,7 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
             }
             for s in chosen
         ],
-        "prior_class": asdict(config.prior_class),
+        "prior_class": prior,
         "class_guidance_scale": config.model.guidance_scale,
         "model": model,
         "method": asdict(config.method),

@@ -24,11 +24,12 @@ def start_run(
     tags: list[str],
     directory: Path,
     about: dict[str, Any] | None = None,
+    continued: Path | None = None,
 ):
     """Return an entered-able tracker run with the project's conventions for names, groups and tags.
 
-    `about` goes beside the configuration into what runs are filtered and grouped by. Of several processes that train
-    together one is tracked.
+    `about` goes beside the configuration into what runs are filtered and grouped by; `continued` is a file by which
+    interrupted work finds its run again. Of several processes that train together one is tracked.
     """
     from likeness.report import tracker
 
@@ -43,6 +44,7 @@ def start_run(
         tags=tags,
         config=to_plain(config) | (about or {}),
         directory=directory,
+        continued=continued,
     )
 
 
