@@ -259,21 +259,6 @@ def test_pie_pixels_set_to_zero_count_as_equal(suite, pictures, measured):
 def test_pie_clip_is_torchmetrics_clip_score_of_the_blackened_picture(suite, pictures, measured):
     from torchmetrics.functional.multimodal import clip_score
 
-    from likeness.metrics.encoders import pooled
-
-    class Plain(torch.nn.Module):
-        """torchmetrics expects plain tensors, which transformers 5 no longer returns."""
-
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.config = model, model.config
-
-        def get_image_features(self, *args, **kwargs):
-            return pooled(self.model.get_image_features(*args, **kwargs))
-
-        def get_text_features(self, *args, **kwargs):
-            return pooled(self.model.get_text_features(*args, **kwargs))
-
     masks = {"m": torch.from_numpy(pictures[2])}
     scores = []
     for sign in (1, -1):  # one of the two gives scores above 0
@@ -285,7 +270,7 @@ def test_pie_clip_is_torchmetrics_clip_score_of_the_blackened_picture(suite, pic
             for name, shown in (("pie_clip", picture), ("pie_clip_inside_m", picture * pie_parts(mask)["inside"])):
                 pixels = torch.from_numpy(np.uint8(shown)).permute(2, 0, 1)
                 with torch.no_grad():
-                    theirs = clip_score(pixels, PROMPTS[1], lambda: (Plain(suite.clip.model), suite.clip.processor))
+                    theirs = clip_score(pixels, PROMPTS[1], lambda: tiny_metrics.plain(suite.clip))
                 assert float(values[name][index]) == pytest.approx(float(theirs), abs=1e-3)
                 scores.append(float(theirs))
     with torch.no_grad():

@@ -65,27 +65,10 @@ def test_no_change_costs_nothing_and_change_does(suite, pictures):
 def test_clip_t_is_the_cosine_of_torchmetrics_clip_score(suite, pictures):
     from torchmetrics.functional.multimodal import clip_score
 
-    from likeness.metrics.encoders import pooled
-
-    class Unwrapped(torch.nn.Module):
-        """torchmetrics expects plain tensors, which transformers 5 no longer returns."""
-
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.config = model, model.config
-
-        def get_image_features(self, *args, **kwargs):
-            return pooled(self.model.get_image_features(*args, **kwargs))
-
-        def get_text_features(self, *args, **kwargs):
-            return pooled(self.model.get_text_features(*args, **kwargs))
-
     clip = suite.clip
     measured = suite.measure(pictures, pictures, *PROMPTS)["clip_t"]
     for picture, ours in zip(pictures, measured, strict=True):
-        theirs = clip_score(
-            (picture * 255).round().byte(), PROMPTS[1], lambda: (Unwrapped(clip.model), clip.processor)
-        )
+        theirs = clip_score((picture * 255).round().byte(), PROMPTS[1], lambda: tiny_metrics.plain(clip))
         assert max(float(ours), 0) * 100 == pytest.approx(float(theirs.detach()), abs=1e-3)
 
 

@@ -77,6 +77,18 @@ def test_two_processes_that_draw_the_same_cells_at_once_lose_nothing(out):
     assert_whole(out, 3)
 
 
+def test_cells_that_share_a_model_load_it_once(out, monkeypatch):
+    from likeness import dreambooth
+
+    loaded, real = [], dreambooth.load_finetuned
+    monkeypatch.setattr(dreambooth, "load_finetuned", lambda *args: loaded.append(args) or real(*args))
+    configurations = [(tiny_study.sweep_of(out, "edit=local", t), t) for t in tiny_study.targets(8)]
+    tiny_study.pretend_to_finetune(configurations[0][0])
+    tiny_study.draw_all(out, out / "runs", configurations)
+    assert_whole(out, 8)
+    assert len(loaded) == 1
+
+
 def test_a_finished_cell_is_kept_and_overwrite_replaces_it(one, out):
     folder = run_cell(one, out / "run", [])
     first = (folder / "record.json").stat().st_mtime_ns

@@ -4,7 +4,28 @@ import hashlib
 
 import torch
 
+from likeness.metrics.encoders import pooled
+
 PROMPTS = ("photo of a man eating a burger", "photo of a man eating a cake")
+
+
+class PlainFeatures(torch.nn.Module):
+    """A CLIPModel for torchmetrics, which expects plain tensors where transformers 5 returns them wrapped."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def get_image_features(self, *args, **kwargs):
+        return pooled(self.model.get_image_features(*args, **kwargs))
+
+    def get_text_features(self, *args, **kwargs):
+        return pooled(self.model.get_text_features(*args, **kwargs))
+
+
+def plain(clip):
+    """Return what torchmetrics' clip_score takes: model and processor."""
+    return PlainFeatures(clip.model), clip.processor
 
 
 def tiny_clip(folder):

@@ -95,6 +95,10 @@ probe and its judge, trained from nothing by
 It knows the drawn world of this repository and nothing else: no photographs, no real faces, no words beyond
 the world's grammar.
 
+Its text encoder starts as the CLIP's text tower with nothing passed from word to word and with the end token and
+padding held constant: the picture is read from the words themselves, whose maps Prompt-to-Prompt edits. Stable
+Diffusion's encoder mixes its words and gathers the sentence in the end token, so there one word's map decides less.
+
 ## Measured quality
 
 By `{command}`, on pictures, prompts and seeds not trained on. A bar that is missed is missed: the measure stays.

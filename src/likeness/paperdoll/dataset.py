@@ -49,6 +49,11 @@ class Dataset:
     def choose(self, count: int, rng: torch.Generator) -> Tensor:
         return torch.randint(len(self), (count,), generator=rng)
 
+    def scaled(self, indices: Tensor) -> Tensor:
+        """Return the continuous factors (n, k) of these pictures, scaled from their range to [-1, 1]."""
+        ranges = world.CONTINUOUS.items()
+        return torch.stack([(self.labels[k][indices] - lo) / (hi - lo) * 2 - 1 for k, (_, lo, hi) in ranges], 1)
+
     def caption_tokens(self, indices: Tensor, rng: torch.Generator) -> Tensor:
         """Return token ids (n, 77) of one caption of each picture."""
         which = torch.randint(self.tokens.shape[1], (len(indices),), generator=rng)

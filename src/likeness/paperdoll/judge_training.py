@@ -85,12 +85,8 @@ def judged_loss(out: dict[str, Tensor], data: Dataset, indices: Tensor) -> tuple
         entropy = F.cross_entropy(out[name], labels, label_smoothing=SMOOTHING)
         loss = loss + WEIGHTS.get(name, 1.0) * entropy
         values[name] = (out[name].argmax(1) == labels).float().mean().item()
-    truth = [
-        (data.labels[k][indices] - (low + high) / 2) / (high - low) * 2
-        for k, (_, low, high) in world.CONTINUOUS.items()
-    ]
     errors = {
-        "continuous": out["continuous"] - torch.stack(truth, 1).to(out["continuous"].device),
+        "continuous": out["continuous"] - data.scaled(indices).to(out["continuous"].device),
         "identity": out["identity"] - data.identity[indices].to(out["identity"].device),
     }
     for name, error in errors.items():

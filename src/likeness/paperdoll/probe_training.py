@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from likeness.paperdoll import world
 from likeness.paperdoll.checkpoints import Loop
 from likeness.paperdoll.dataset import Dataset
 from likeness.paperdoll.presets import Preset
@@ -18,12 +17,6 @@ from likeness.paperdoll.probe import NAMES, Probe, folded
 CONTINUOUS_WEIGHT, IDENTITY_WEIGHT = 8.0, 4.0
 FACTOR_WEIGHTS = {"food": 2.0}  # small in the picture, learnt last
 REDRAWN = 0.35  # share of a batch shown as redrawn by the autoencoder, once it exists
-
-
-def scaled(data: Dataset, indices: Tensor) -> Tensor:
-    """Return the continuous factors (n, k) scaled from their range to [-1, 1]."""
-    ranges = world.CONTINUOUS.items()
-    return torch.stack([(data.labels[k][indices] - lo) / (hi - lo) * 2 - 1 for k, (_, lo, hi) in ranges], 1)
 
 
 def roughened(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -57,7 +50,7 @@ def train_probe(data: Dataset, preset: Preset, loop: Loop, device: str, redrawn:
             labels = data.labels[name][indices].to(device)
             loss = loss + FACTOR_WEIGHTS.get(name, 1.0) * F.cross_entropy(out[name], labels)
             values[name] = (out[name].argmax(1) == labels).float().mean().item()
-        continuous = F.smooth_l1_loss(out["continuous"], scaled(data, indices).to(device), beta=0.1)
+        continuous = F.smooth_l1_loss(out["continuous"], data.scaled(indices).to(device), beta=0.1)
         identity = F.smooth_l1_loss(out["identity"], data.identity[indices].to(device), beta=0.1)
         values |= {"continuous": continuous.item(), "identity": identity.item()}
         return loss + CONTINUOUS_WEIGHT * continuous + IDENTITY_WEIGHT * identity, values
