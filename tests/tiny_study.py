@@ -96,12 +96,14 @@ def child(work) -> int:
     os._exit(0)
 
 
-def killed_after(seconds: float, work) -> bool:
-    """Do the work in a child that is killed after so many seconds; return whether it was finished before."""
-    pid, deadline = child(work), time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def killed_between(begun, seconds: float, over, work) -> bool:
+    """Do the work in a child, killed so many seconds after `begun()` or when `over()`; return whether it finished."""
+    pid, deadline = child(work), None
+    while deadline is None or (time.monotonic() < deadline and not over()):
         if os.waitpid(pid, os.WNOHANG)[0]:
             return True
+        if deadline is None and begun():
+            deadline = time.monotonic() + seconds
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -109,16 +111,30 @@ def killed_after(seconds: float, work) -> bool:
 
 
 def kill_again_and_again(out: Path, count: int, kills: int, seed: int) -> int:
-    """Draw `count` cells in children killed at random moments; return how many kills hit a sweep still going."""
+    """Draw `count` cells in children killed at random moments; return how many kills hit a sweep still going.
+
+    Each child gets a share of the cells and dies at a random moment of it, at the latest when it is over, so that
+    kills hit on a machine of any speed.
+    """
     configurations = [(sweep_of(out, "edit=local", target), target) for target in targets(count)]
     pretend_to_finetune(configurations[0][0])
-    draw_all(out, out / "runs", configurations[:1])  # loads everything once, for all children
+    draw_all(out, out / "runs", configurations[:2])  # loads everything once, for all children
     started = time.monotonic()
-    draw_all(out, out / "runs", configurations[1:2])
-    share = (time.monotonic() - started) * (count - 2) / kills
-    moments, hit = random.Random(seed), 0
+    draw_all(out, out / "runs", configurations[2:3])
+    share = (count - 3) / kills
+    seconds, moments, hit = (time.monotonic() - started) * share, random.Random(seed), 0
+
+    def drawn() -> int:
+        return sum(1 for _ in (out / "cells").glob("[!.]*"))
+
     while hit < kills:
-        if killed_after(moments.uniform(0.1, 1.6) * share, lambda: draw_all(out, out / "runs", configurations)):
+        first, last = 3 + hit * share, 3 + (hit + 1) * share
+        if killed_between(
+            lambda first=first: drawn() >= first,
+            moments.uniform(0, 1) * seconds,
+            lambda last=last: drawn() >= last,
+            lambda: draw_all(out, out / "runs", configurations),
+        ):
             break
         hit += 1
     draw_all(out, out / "runs", configurations)

@@ -17,6 +17,7 @@ from likeness.paperdoll.tokenizer import encode
 
 CAPTION_DROPOUT = 0.1
 SNR_CAP = 5.0
+BLOSSOM = 0.2  # share of a batch redrawn among blossom trees: how much of a word to draw is learnt last
 
 
 def build_unet(preset: Preset):
@@ -62,12 +63,16 @@ def train_unet(data: Dataset, latents: np.ndarray, preset: Preset, loop: Loop, d
     model = nn.ModuleDict({"unet": build_unet(preset), "text_encoder": text_encoder}).to(device)
     empty = encode(tokenizer, [""])
     cached = torch.from_numpy(latents)
+    blossoming = (data.labels["blossom"][: len(cached)] > 0).nonzero().flatten()
     precise = device == "cpu"
     text_rate = preset.text_rate
     model["text_encoder"].requires_grad_(text_rate > 0)
 
     def loss_at(step: int, rng: torch.Generator):
         indices = torch.randint(len(cached), (loop.batch,), generator=rng)
+        if len(blossoming):
+            others = blossoming[torch.randint(len(blossoming), (loop.batch,), generator=rng)]
+            indices = torch.where(torch.rand(loop.batch, generator=rng) < BLOSSOM, others, indices)
         tokens = data.caption_tokens(indices, rng)
         dropped = torch.rand(len(tokens), 1, generator=rng) < CAPTION_DROPOUT
         tokens = torch.where(dropped, empty, tokens).to(device)
