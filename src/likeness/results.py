@@ -19,6 +19,7 @@ from likeness.report.parquet import write_parquet
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.spreadsheet import write_rows
 from likeness.report.table import success
+from likeness.report.weights import weight_curves, weight_markdown
 
 
 def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
@@ -63,8 +64,13 @@ def markdown(cells: Sequence[CellResult]) -> str:
                 f"| {arms(cell, 'head_shift_px', 1)} |"
             )
         found = effects(members)
-        said = [verdict, ""] if (verdict := structure_verdict(found)) else []
-        parts.append("\n".join([*lines, "", effects_table(found), "", *said, f"Measured with {backbones}."]))
+        if found:
+            lines += ["", effects_table(found)]
+        if verdict := structure_verdict(found):
+            lines += ["", verdict]
+        if curves := weight_curves(members):
+            lines += ["", weight_markdown(curves)]
+        parts.append("\n".join([*lines, "", f"Measured with {backbones}."]))
     return "\n\n".join(parts)
 
 

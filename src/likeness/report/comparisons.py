@@ -51,7 +51,7 @@ def cell_table(cells: Sequence[CellResult], numbers: Sequence[int]) -> Table:
         values = [text(cell.axes["subject"]), text(cell.axes["edit"]), text(cell.label)]
         values.append(Value(str(cell.summary["n"]), cell.summary["n"]))
         for metric in metrics:
-            values += compared(metric, cell.summary["metrics"].get(metric), cell)
+            values += compared(metric, cell.summary["metrics"].get(metric) if cell.compares else None, cell)
         if STRUCTURE in metrics:
             values.append(Value("–" if p is None else f"{p:.3f}", p))
         lines.append(Line(at, values))

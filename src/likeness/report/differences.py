@@ -76,8 +76,9 @@ def _groups(cells: Sequence[CellResult], numbers: Sequence[int]):
 
 
 def _pairs(members: Sequence[CellResult], metric: str) -> tuple[dict[str, Any] | None, list[float]]:
-    found = members[0].summary["metrics"].get(metric) if len(members) == 1 else pooled(members, metric)
-    entry = found["difference"] if found else None
+    members = [cell for cell in members if cell.compares]
+    found = pooled(members, metric) if len(members) > 1 else None
+    entry = found["difference"] if found else members[0].difference(metric) if members else None
     both = zip(values(members, metric, "with"), values(members, metric, "without"), strict=True)
     dots = [a - b for a, b in both if a is not None and b is not None]
     return entry, dots if len(dots) <= MOST_DOTS else []

@@ -28,6 +28,7 @@ from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, measured_alike, pooled, read_cells
 from likeness.report.thumbnails import Thumbnails
 from likeness.report.varying import told_apart
+from likeness.report.weights import weight_curves, weight_table
 
 TILED = ("edit_success", STRUCTURE, "dino_structure", "clip_structure")  # the large numbers at the top
 PLOTTED = (STRUCTURE, "edit_success", "dino_structure", "clip_structure", "lpips_outside_rendered", "clip_t",
@@ -107,7 +108,8 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     at = {id(cell): number for number, cell in enumerate(done)}
     numbers = [at[id(cell)] for cell in members]
     found = {metric: entry for metric in TILED if (entry := pooled(members, metric))}
-    tables = []
+    curves = weight_curves(members)
+    tables = [weight_table(curves)] if curves else []
     for axis in ("edit", "subject", "style"):
         if len({cell.axes.get(axis) for cell in members}) > 1:
             tables.append(group_table(f"Per {axis}", members, lambda cell, axis=axis: cell.axes.get(axis) or "–"))

@@ -23,6 +23,7 @@ def scatter(cells: Sequence[CellResult], numbers: Sequence[int]) -> str:
     points = [
         (cell, number, *((cell.mean(STRUCTURE, arm), cell.mean(y_metric, arm)) for arm in ("without", "with")))
         for cell, number in zip(cells, numbers, strict=True)
+        if cell.compares
     ]
     points = [p for p in points if None not in (*p[2], *p[3])]
     if not points:

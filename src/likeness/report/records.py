@@ -47,6 +47,11 @@ class CellResult:
         """Return the weights the numbers were measured with, as one line."""
         return ", ".join(dict.fromkeys(self.record["backbones"].values()))
 
+    @property
+    def compares(self) -> bool:
+        """Say whether re-prompting is an edit here: with the source's own prompt it only draws the source again."""
+        return self.record["source_prompt"] != self.record["target_prompt"]
+
     @cached_property
     def conditions(self) -> dict[str, str]:
         """Return what must agree before numbers of two cells are averaged, beside the trained weights themselves."""
@@ -75,9 +80,9 @@ class CellResult:
         return prior
 
     def difference(self, metric: str) -> dict[str, Any] | None:
-        """Return the paired difference with minus without, None where it was not measured."""
+        """Return the paired difference with minus without, None where there is no such comparison."""
         entry = self.summary["metrics"].get(metric)
-        return entry["difference"] if entry else None
+        return entry["difference"] if entry and self.compares else None
 
     def mean(self, metric: str, arm: str) -> float | None:
         """Return the mean of an arm ("with" or "without")."""
@@ -123,10 +128,11 @@ def _number(text: str | None) -> float | None:
 def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, tuple[str, ...]]]:
     """Return (with, without, source picture) of every seed of every cell that was measured in both arms.
 
-    Pairs with the same third entry edit the same source picture.
+    Pairs with the same third entry edit the same source picture. Cells without a comparison, such as a word that is
+    re-weighted in the same prompt, have none.
     """
     found = []
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.compares):
         arms: dict[str, dict[str, float | None]] = {"with": {}, "without": {}}
         for row in cell.rows:
             if row["arm"] in arms:

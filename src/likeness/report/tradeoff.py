@@ -51,6 +51,10 @@ def trade(cells: Sequence[CellResult], lost: str = "lpips") -> Map:
 
     Raises InputError where nothing varies, nothing was measured, or numbers would be pooled that must not be.
     """
+    if not all(cell.compares for cell in cells):
+        raise InputError(
+            "cells that re-weight a word of the source's own prompt cannot be traded against re-prompting."
+        )
     settings = varying(cells)
     if not settings:
         raise InputError("these cells do not differ in any setting: sweep a window, a threshold or a schedule.")
