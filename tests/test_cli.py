@@ -117,7 +117,8 @@ def test_a_record_redraws_its_pictures_or_says_what_differs(swept):
     out = swept[0]
     cell = next((out / "cells").glob("*charcoal*"))
     result = replay(cell)
-    changed = [what for what in result["changed"] if not what.startswith("environment.git")]  # commits may come between
+    # somebody may commit while the tests run
+    changed = [what for what in result["changed"] if not what.startswith("environment.git")]
     assert set(result["pictures"].values()) == {0} and not changed and len(result["pictures"]) == 6
     picture = cell / "images" / "seed0003-with.png"
     kept = picture.read_bytes()
