@@ -86,8 +86,8 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
-    """Refuse to write `size` bytes where they do not fit."""
-    free = shutil.disk_usage(folder).free
+    """Refuse to write `size` bytes where they do not fit; the folder may be one still to be made."""
+    free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if free < size * 1.02 + 2**20:
         raise InputError(
             f"not enough disk for {what} in {folder}: {size / 2**20:.0f} MB needed, "
