@@ -74,6 +74,7 @@ class Model:
     config: str | None = None
     local_files_only: bool = False
     resolution: int | None = None
+    blend_threshold: float = 0.3  # of LocalBlend, the reference's
     dtype: str = "float32"
     mixed_precision: str = "no"
     metrics: str = "standard"

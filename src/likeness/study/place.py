@@ -82,7 +82,7 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     """
     chosen = subjects or [config.subject]
     model = asdict(config.model)
-    for name in ("metrics", "guidance_scale", "seeds_per_call", "dtype", "local_files_only"):
+    for name in ("metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "dtype", "local_files_only"):
         model.pop(name)  # they decide how pictures are drawn, not what is trained
     for table in (
         "num_train_steps",
