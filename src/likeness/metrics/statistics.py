@@ -109,3 +109,10 @@ def holm(pvalues: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, p * (len(known) - rank)))
         adjusted[index] = highest
     return adjusted
+
+
+def median_rank_correlation(levels: Sequence[float], series: Sequence[Sequence[float]]) -> float:
+    """Return the median over series of Spearman's correlation with the levels; constant series count as 0."""
+    from scipy.stats import spearmanr
+
+    return float(np.median([spearmanr(levels, values).statistic if np.ptp(values) else 0.0 for values in series]))

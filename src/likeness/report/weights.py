@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-from scipy.stats import spearmanr
-
+from likeness.metrics.statistics import median_rank_correlation
 from likeness.report.comparisons import Line, Table, Value, text
 from likeness.report.records import CellResult, values
 
@@ -51,12 +49,9 @@ def _curve(subject: str, word: str, cells: dict[float, CellResult]) -> Curve:
         if weight >= 0
     }
     seeds = set.intersection(*(set(found) for found in read.values())) if len(read) > 2 else set()
-    ranks = [
-        spearmanr(list(read), series).statistic if np.ptp(series) else 0.0
-        for series in ([found[seed] for found in read.values()] for seed in sorted(seeds))
-    ]
+    series = [[found[seed] for found in read.values()] for seed in sorted(seeds)]
     n = min(cell.summary["n"] for cell in cells.values())
-    return Curve(subject, word, n, amounts, float(np.median(ranks)) if ranks else None)
+    return Curve(subject, word, n, amounts, median_rank_correlation(list(read), series) if series else None)
 
 
 def weight_table(curves: Sequence[Curve]) -> Table:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from likeness.errors import InputError
-from likeness.metrics.statistics import decided, paired
+from likeness.metrics.statistics import decided, median_rank_correlation, paired
 from likeness.study.judged import Row, finished_cells, judged_rows
 
 JUDGED_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)  # negative weights are shown, not judged
@@ -61,8 +61,6 @@ def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
     The correlation is of seeds that were drawn with every judged weight; InputError where there is none.
     """
-    from scipy.stats import spearmanr
-
     out: dict[str, dict[str, Any]] = {}
     weighted = [row for row in rows if row["weight"] is not None and row["arm"] == "with"]
     for subject in dict.fromkeys(row["subject"] for row in weighted):
@@ -77,9 +75,8 @@ def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         if not drawn:
             raise InputError(f"{subject}: no seed was drawn with every weight ({', '.join(map(str, judged))}).")
         series = [[amounts[w][seed] for w in judged] for seed in drawn]
-        ranks = [spearmanr(judged, values).statistic if np.ptp(values) else 0.0 for values in series]
         rising = all(means[a] < means[b] for a, b in pairwise(judged))
-        median = float(np.median(ranks))
+        median = median_rank_correlation(judged, series)
         out[subject] = {
             "seeds": len(series), "means": means, "strictly increasing": rising,
             "median Spearman of weight and blossom": median,
