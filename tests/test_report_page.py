@@ -19,8 +19,8 @@ from likeness.report.differences import MOST_ROWS, difference_plot
 from likeness.report.grid import line_height, make_grid, wrap
 from likeness.report.metric_names import interval, verdict
 from likeness.report.page import highlighted, write_report
-from likeness.report.plot import pareto
 from likeness.report.records import measured_alike, pooled, read_cells, values
+from likeness.report.settings_map import pareto
 from likeness.report.table import print_table
 from likeness.report.thumbnails import SIZES, Thumbnails, choose
 

@@ -7,7 +7,7 @@ import pytest
 from cells_on_disk import write_cell
 
 from likeness.errors import InputError
-from likeness.report import tradeoff
+from likeness.report import settings_map, tradeoff
 from likeness.report.records import read_cells
 from likeness.report.tradeoff_plot import draw_map
 from likeness.report.varying import varying
@@ -38,7 +38,7 @@ def swept(tmp_path):
 
 def test_settings_that_move_are_found_and_cells_pooled_over_subjects(swept):
     assert varying(swept) == ["edit.cross_replace_steps", "edit.self_replace_steps"]
-    made = tradeoff.trade(swept)
+    made = settings_map.trade(swept)
     assert [point.values for point in made.points] == [("0–0.4", "0–0.2"), ("0–0.4", "0–0.6"), ("0–0.8", "0–0.2"),
                                                        ("0–0.8", "0–0.6")]  # fmt: skip
     assert all(point.n == 8 for point in made.points)
@@ -48,16 +48,16 @@ def test_settings_that_move_are_found_and_cells_pooled_over_subjects(swept):
 
 
 def test_the_front_leaves_out_the_dominated_and_the_chosen_point_is_nearest_the_corner(swept):
-    made = tradeoff.trade(swept)
+    made = settings_map.trade(swept)
     assert {made.points[i].values for i in made.front} == {("0–0.4", "0–0.6"), ("0–0.8", "0–0.2"), ("0–0.8", "0–0.6")}
     assert made.points[made.chosen].values == ("0–0.4", "0–0.6")
-    table = tradeoff.markdown(made)
+    table = settings_map.markdown(made)
     assert re.search(r"\| 0–0\.4 \| 0–0\.6 \| 8 \| 0\.75 \|.*\*\*chosen\*\* \|", table)
     assert table.count("| front |") == 2 and "| re-prompting | re-prompting | 32 |" in table
 
 
 def test_the_map_is_valid_svg_with_every_point(swept):
-    drawn = ElementTree.fromstring(draw_map(tradeoff.trade(swept)))
+    drawn = ElementTree.fromstring(draw_map(settings_map.trade(swept)))
     titles = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}title")]
     assert len(titles) == 5 and any("0–0.4, 0–0.6: 0.75" in t for t in titles)
 
@@ -68,10 +68,10 @@ def test_training_steps_are_a_setting_of_re_prompting_too(tmp_path):
         for a, steps in enumerate((120, 400, 800))
         for b, self_ in enumerate((0.2, 0.4))
     ]
-    made = tradeoff.trade(read_cells(folders)[0])
+    made = settings_map.trade(read_cells(folders)[0])
     assert made.settings == ["schedule.num_train_steps", "edit.self_replace_steps"]
     assert [p.values for p in made.plain] == [("120",), ("400",), ("800",)]
-    assert "| 800 | re-prompting |" in tradeoff.markdown(made)
+    assert "| 800 | re-prompting |" in settings_map.markdown(made)
 
 
 def test_what_must_not_be_averaged_is_refused(tmp_path):
@@ -81,11 +81,11 @@ def test_what_must_not_be_averaged_is_refused(tmp_path):
         tmp_path, "again", weights="other", config=read_cells([one])[0][0].record["config"]
     )  # same setting and subject, other weights
     with pytest.raises(InputError, match="different weights"):
-        tradeoff.trade(read_cells([one, other, again])[0])
+        settings_map.trade(read_cells([one, other, again])[0])
     with pytest.raises(InputError, match="do not differ"):
-        tradeoff.trade(read_cells([one])[0])
+        settings_map.trade(read_cells([one])[0])
     with pytest.raises(InputError, match="measured with dino"):
-        tradeoff.trade(read_cells([one, other])[0], "dino")
+        settings_map.trade(read_cells([one, other])[0], "dino")
 
 
 def test_the_command_writes_map_and_table(swept, tmp_path, capsys):

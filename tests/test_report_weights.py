@@ -10,7 +10,7 @@ from likeness import results
 from likeness.errors import InputError
 from likeness.report.page import write_report
 from likeness.report.records import pooled, read_cells
-from likeness.report.tradeoff import trade
+from likeness.report.settings_map import trade
 from likeness.report.weights import weight_curves, weight_markdown
 
 PROMPT = "tuki under a blossom tree"
@@ -84,4 +84,7 @@ def test_re_prompting_with_the_same_prompt_is_no_edit_to_compare_with(tmp_path, 
 def test_the_page_shows_the_curve_and_no_verdict(tmp_path, folders):
     page = write_report(folders, tmp_path / "report.html", "weights").read_text()
     assert "How much is drawn, by weight" in page and "rank correlation" in page
-    assert "Nothing was measured in both arms" in page
+    said = "what is read of <em>blossom</em> rises with every step of its weight, from 0.20 at 0 to 0.42 at 4 (n = 4"
+    assert said in page and "rises with every step" in page, "negative weights are shown, not judged"
+    alone = write_report(folders[:1], tmp_path / "alone.html", "weights").read_text()
+    assert "Nothing here is compared" in alone

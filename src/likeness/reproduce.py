@@ -98,7 +98,7 @@ def fill(experiment: Experiment, run_dir: Path) -> None:
 
 
 def _map(experiment: Experiment, cells: list[CellResult]) -> list[str]:
-    from likeness.report.tradeoff import markdown, trade
+    from likeness.report.settings_map import markdown, trade
     from likeness.report.tradeoff_plot import draw_map
 
     made = trade(cells)

@@ -28,7 +28,7 @@ from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, measured_alike, pooled, read_cells
 from likeness.report.thumbnails import Thumbnails
 from likeness.report.varying import told_apart
-from likeness.report.weights import weight_curves, weight_table
+from likeness.report.weights import Curve, weight_curves, weight_table
 
 TILED = ("edit_success", STRUCTURE, "dino_structure", "clip_structure")  # the large numbers at the top
 PLOTTED = (STRUCTURE, "edit_success", "dino_structure", "clip_structure", "lpips_outside_rendered", "clip_t",
@@ -115,9 +115,8 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
             tables.append(group_table(f"Per {axis}", members, lambda cell, axis=axis: cell.axes.get(axis) or "–"))
     plots = [plot for metric in PLOTTED if (plot := difference_plot(members, numbers, metric))]
     drawn = Markup(scatter(members, numbers))
-    return Group(
-        backbones, in_words(found), tiles(found, members), drawn, plots, [*tables, cell_table(members, numbers)]
-    )
+    words = in_words(found) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
+    return Group(backbones, words, tiles(found, members), drawn, plots, [*tables, cell_table(members, numbers)])
 
 
 def in_words(found: dict[str, dict[str, Any]]) -> list[Markup]:
@@ -141,7 +140,22 @@ def in_words(found: dict[str, dict[str, Any]]) -> list[Markup]:
                 words[verdict(lost["difference"], "lower")], interval(STRUCTURE, lost["difference"])
             )
         )
-    return sentences or [Markup("Nothing was measured in both arms.")]
+    return sentences
+
+
+def weights_in_words(curves: Sequence[Curve]) -> list[Markup]:
+    """Say what each curve of a re-weighted word does over its weights from 0 up."""
+    sentences = []
+    for curve in curves:
+        shown = {weight: amount for weight, amount in curve.amounts.items() if weight >= 0}
+        if len(shown) < 2:
+            continue
+        (low, least), *_, (high, most) = shown.items()
+        rises = "rises with every step of" if curve.rising else "does not rise with every step of"
+        rank = "" if curve.rank is None else f", median rank correlation over seeds {curve.rank:+.2f}"
+        said = "{}: what is read of <em>{}</em> {} its weight, from {:.2f} at {:g} to {:.2f} at {:g} (n = {}{})."
+        sentences.append(Markup(said).format(curve.subject, curve.word, rises, least, low, most, high, curve.n, rank))
+    return sentences
 
 
 def tiles(found: dict[str, dict[str, Any]], cells: Sequence[CellResult]) -> list[dict[str, str]]:

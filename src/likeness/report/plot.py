@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from likeness.report.axes import Frame, padded
 from likeness.report.metric_names import STRUCTURE
 from likeness.report.records import CellResult
+from likeness.report.settings_map import pareto
 
-WIDTH, HEIGHT = 720, 470
-LEFT, RIGHT, TOP, BOTTOM = 76, 20, 16, 62
+SIZE, MARGINS = (720, 470), (76, 20, 16, 62)
+X_TITLE = "LPIPS to the source (right: more of it kept)"
+Y_TITLES = {"edit_success": "edit happened (share of pictures)", "clip_t": "CLIP score with the target prompt"}
 MOST_TAB_STOPS = 40  # with more points than this, the keyboard passes them over
 
 
@@ -30,10 +33,11 @@ def scatter(cells: Sequence[CellResult], numbers: Sequence[int]) -> str:
         return ""
     xs = [x for *_, a, b in points for x, _ in (a, b)]
     ys = [y for *_, a, b in points for _, y in (a, b)]
-    x_range = padded(0, max(xs))
-    y_range = (-0.05, 1.05) if y_metric == "edit_success" else padded(min(ys), max(ys))
-    place = placer(x_range, y_range)
-    parts = [axes(x_range, y_range, y_metric, place), front_line(points, place)]
+    shares = y_metric == "edit_success"
+    y_range = (-0.05, 1.05) if shares else padded(min(ys), max(ys))
+    frame = Frame(SIZE, MARGINS, (0.0, padded(0, max(xs))[1]), y_range)
+    place = frame.place
+    parts = [frame.axes(X_TITLE, Y_TITLES[y_metric], shares=shares), front_line(points, frame)]
     stop = ' tabindex="-1"' if len(points) > MOST_TAB_STOPS else ""
     for cell, number, without, with_ in points:
         (x0, y0), (x1, y1) = place(*without), place(*with_)
@@ -47,80 +51,18 @@ def scatter(cells: Sequence[CellResult], numbers: Sequence[int]) -> str:
         )
     parts.append(labels(points, place))
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="how often the edit happened, against how much '
-        f'of the source is kept">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="group" aria-label="how often the edit happened, against '
+        f'how much of the source is kept">{"".join(parts)}</svg>'
     )
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of points (x: lower is better, y: higher is better) that no other beats, by x.
-
-    Of equal points the first counts.
-    """
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
-
-
-def front_line(points, place) -> str:
+def front_line(points, frame: Frame) -> str:
     """Return the Pareto front over both arms as a stepped line."""
     both = [point for *_, without, with_ in points for point in (without, with_)]
-    front = [place(*both[index]) for index in pareto(both)]
+    front = [frame.place(*both[index]) for index in pareto(both)]
     steps = " ".join(f"H{x:.1f} V{y:.1f}" for x, y in front)
-    path = f"M{front[0][0]:.1f} {HEIGHT - BOTTOM} {steps}"
-    return f'<path d="{path} H{LEFT}" class="front"/>'
-
-
-def padded(low: float, high: float) -> tuple[float, float]:
-    """Return a range a little wider than the numbers."""
-    room = 0.12 * (high - low or abs(high) or 1.0)
-    return (low - room if low else 0.0), high + room
-
-
-def placer(x_range: tuple[float, float], y_range: tuple[float, float]):
-    """Return the function from numbers to pixels; x runs from much lost on the left to all kept on the right."""
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = 1 - (x - x_range[0]) / (x_range[1] - x_range[0])
-        up = (y - y_range[0]) / (y_range[1] - y_range[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    return place
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers in a range."""
-    for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 5):
-        if (high - low) / step <= 6:
-            first = -(-low // step)
-            return [round(step * (first + k), 6) for k in range(8) if step * (first + k) <= high + 1e-9]
-    return [low, high]
-
-
-def axes(x_range, y_range, y_metric: str, place) -> str:
-    """Return grid lines, numbers and axis titles."""
-    bottom, parts = HEIGHT - BOTTOM, []
-    for x in ticks(*x_range):
-        px, _ = place(x, y_range[0])
-        parts.append(f'<line x1="{px:.1f}" y1="{TOP}" x2="{px:.1f}" y2="{bottom}" class="grid"/>')
-        parts.append(f'<text x="{px:.1f}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>')
-    percent = y_metric == "edit_success"
-    for y in [0, 0.25, 0.5, 0.75, 1] if percent else ticks(*y_range):
-        _, py = place(x_range[0], y)
-        text = f"{y:.0%}" if percent else f"{y:g}"
-        parts.append(f'<line x1="{LEFT}" y1="{py:.1f}" x2="{WIDTH - RIGHT}" y2="{py:.1f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{text}</text>')
-    title = "edit happened (share of pictures)" if percent else "CLIP score with the target prompt"
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle" class="axis">LPIPS to the source '
-        "(right: more of it kept)</text>"
-        f'<text transform="translate(16 {HEIGHT / 2 - 12}) rotate(-90)" text-anchor="middle" '
-        f'class="axis up">{title}</text>'
-    )
-    return "".join(parts)
+    left, _, _, bottom = frame.edges
+    return f'<path d="M{front[0][0]:.1f} {bottom} {steps} H{left}" class="front"/>'
 
 
 def labels(points, place) -> str:
@@ -135,7 +77,7 @@ def labels(points, place) -> str:
         while any(abs(y - other_y) < 15 and abs(x - other_x) < 150 for other_x, other_y in taken):
             y += 15
         taken.append((x, y))
-        anchor = "end" if x > WIDTH - 170 else "start"
+        anchor = "end" if x > SIZE[0] - 170 else "start"
         name = short(f"{cell.axes['subject']} {cell.label}")
         parts.append(
             f'<text x="{x + (6 if anchor == "end" else -6):.1f}" y="{y:.1f}" text-anchor="{anchor}" class="name" '

@@ -1,17 +1,15 @@
-"""The map of `report.tradeoff` as a picture: one setting is the colour, one the size, one the shape of a point."""
+"""The map of `report.settings_map` as a picture: one setting is the colour, one the size, one the shape of a point."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from html import escape
 
-from likeness.report.plot import ticks
-from likeness.report.tradeoff import Map, Point
+from likeness.report.axes import Frame, padded
+from likeness.report.settings_map import Map, Point
 from likeness.report.varying import NAMES, number_of
 
-WIDTH, HEIGHT = 820, 470
-LEFT, RIGHT, TOP, BOTTOM = 70, 210, 24, 58
+SIZE, MARGINS = (820, 470), (70, 210, 24, 58)
 COLOURS = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#222}.grid{stroke:#e3e3e8}.front{stroke:#c2410c;fill:none;"
@@ -25,12 +23,16 @@ def draw_map(made: Map) -> str:
     """Return the map as a stand-alone SVG; beyond three settings the rest is told by the points' titles."""
     everything = [*made.points, *made.plain]
     xs, ys = [p.lost for p in everything], [p.success for p in everything]
-    x_range = _padded(min(xs), max(xs))
-    y_range = (-0.04, 1.04) if made.metrics[0] == "edit_success" else _padded(min(ys), max(ys))
-    place = _placer(x_range, y_range)
+    success, lost = made.metrics
+    shares = success == "edit_success"
+    frame = Frame(SIZE, MARGINS, padded(min(xs), max(xs)), (-0.04, 1.04) if shares else padded(min(ys), max(ys)))
+
+    def place(point: Point) -> tuple[float, float]:
+        return frame.place(point.lost, point.success)
+
     look = _Look(made)
-    parts = [f"<style>{STYLE}</style>", f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>']
-    parts.append(_axes(made, x_range, y_range, place))
+    parts = [f"<style>{STYLE}</style>", f'<rect width="{SIZE[0]}" height="{SIZE[1]}" fill="#fff"/>']
+    parts.append(frame.axes(f"{lost} to the source (right: more of it kept)", TITLES[success], shares=shares))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(made.points[i]) for i in made.front))
     parts.append(f'<polyline points="{line}" class="front"/>')
     for point in made.plain:
@@ -39,9 +41,9 @@ def draw_map(made: Map) -> str:
     parts += [look.mark(point, *place(point)) for point in made.points]
     x, y = place(made.points[made.chosen])
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="15" class="chosen"/>')
-    parts.append(_legend(made, look))
+    parts.append(_legend(made, look, frame))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img" '
         f'aria-label="edit success against structure kept">{"".join(parts)}</svg>\n'
     )
 
@@ -82,42 +84,9 @@ def _title(point: Point) -> str:
     return escape(f"{', '.join(point.values) or 're-prompting'}: {point.success:.2f}, {point.lost:.3f} (n={point.n})")
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    room = 0.08 * (high - low or abs(high) or 1.0)
-    return low - room, high + room
-
-
-def _placer(x_range, y_range) -> Callable[[Point], tuple[float, float]]:
-    def place(point: Point) -> tuple[float, float]:
-        across = 1 - (point.lost - x_range[0]) / (x_range[1] - x_range[0])  # right: more is kept
-        up = (point.success - y_range[0]) / (y_range[1] - y_range[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    return place
-
-
-def _axes(made: Map, x_range, y_range, place) -> str:
-    success, lost = made.metrics
-    bottom, parts = HEIGHT - BOTTOM, []
-    for value in ticks(*x_range):
-        x, _ = place(Point((), 0.0, value, 0, (None, None)))
-        parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" class="grid"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>')
-    for value in [0, 0.25, 0.5, 0.75, 1] if success == "edit_success" else ticks(*y_range):
-        _, y = place(Point((), value, x_range[0], 0, (None, None)))
-        parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(
-        f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">{escape(lost)} to the source '
-        "(right: more of it kept)</text>"
-        f'<text transform="translate(18 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{TITLES[success]}</text>'
-    )
-    return "".join(parts)
-
-
-def _legend(made: Map, look: _Look) -> str:
-    x, y, parts = WIDTH - RIGHT + 24, TOP + 10, []
+def _legend(made: Map, look: _Look, frame: Frame) -> str:
+    _, right, top, _ = frame.edges
+    x, y, parts = right + 24, top + 10, []
 
     def line(mark: str, text: str) -> None:
         nonlocal y
