@@ -86,6 +86,12 @@ def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
     assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
 
 
+def test_how_far_self_attention_is_injected_comes_from_the_model_unless_told():
+    assert sweep().edit.self_replace_resolution == 16
+    assert sweep("model=sd15").edit.self_replace_resolution is None
+    assert sweep("edit.self_replace_resolution=8").edit.self_replace_resolution == 8
+
+
 def test_blending_starts_where_the_behaviour_says_unless_told():
     for chosen, start in (("corrected", None), ("reference_stable", None)):
         composed = sweep("edit=blend", f"edit.behaviour={chosen}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import II, MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from likeness.errors import InputError
@@ -75,6 +75,7 @@ class Model:
     local_files_only: bool = False
     resolution: int | None = None
     blend_threshold: float = 0.3  # of LocalBlend, the reference's
+    self_replace_resolution: int | None = None  # largest side of maps whose self-attention is injected
     dtype: str = "float32"
     mixed_precision: str = "no"
     metrics: str = "standard"
@@ -149,7 +150,7 @@ class Edit:
     cross_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.8])
     self_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.4])
     word_windows: dict[str, list[float]] = field(default_factory=dict)
-    self_replace_resolution: int | None = None
+    self_replace_resolution: int | None = II("model.self_replace_resolution")
     behaviour: str = "corrected"
     blend: Blend | None = None
 

@@ -74,6 +74,17 @@ def _precision(config: Train | Sweep) -> str:
     return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[dtype]
 
 
+# Of a model's configuration: how pictures are drawn, not what is trained; and the tables that schedule, prior class and
+# method hold the values of.
+DRAWING = (
+    "metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "self_replace_resolution", "dtype",
+    "local_files_only",
+)  # fmt: skip
+CHOSEN_FROM = (
+    "num_train_steps", "learning_rate", "text_encoder_learning_rate", "class_prompts", "train_text_encoder",
+)  # fmt: skip
+
+
 def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -> Path:
     """Return where the fine-tuned model of this configuration lives, trained or not.
 
@@ -82,16 +93,8 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     """
     chosen = subjects or [config.subject]
     model = asdict(config.model)
-    for name in ("metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "dtype", "local_files_only"):
-        model.pop(name)  # they decide how pictures are drawn, not what is trained
-    for table in (
-        "num_train_steps",
-        "learning_rate",
-        "text_encoder_learning_rate",
-        "class_prompts",
-        "train_text_encoder",
-    ):
-        model.pop(table)  # schedule, prior class and method hold the values chosen from them
+    for name in (*DRAWING, *CHOSEN_FROM):
+        model.pop(name)
     prior = asdict(config.prior_class)
     if len(chosen) == 1:  # the subject's own class and that class by name are the same training
         prior.pop("own")
