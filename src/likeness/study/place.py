@@ -74,8 +74,8 @@ def _precision(config: Train | Sweep) -> str:
     return {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[dtype]
 
 
-# Of a model's configuration: how pictures are drawn, not what is trained; and the tables that schedule, prior class and
-# method hold the values of.
+# Of a model's configuration: how pictures are drawn, not what is trained; and the tables from which schedule, prior
+# class and method hold their values.
 DRAWING = (
     "metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "self_replace_resolution", "dtype",
     "local_files_only",
