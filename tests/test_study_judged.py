@@ -138,12 +138,29 @@ def test_identity_bleeding_and_class_are_told_apart(tmp_path):
     subject = {"identifier": "bnh", "class_word": "keanu reeves", "class_prompts": []}
     others = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     base = torch.zeros(4, 3, 8, 8)
-    found = evaluate_subjects.outcome(None, base, tmp_path / "model", subject, judge, draw, others, seeds=2)
+    found = evaluate_subjects.outcome(None, base, tmp_path / "model", subject, judge, draw, others, 2, (1.0, 0.75))
     assert found.pictures == 16 and found.subject_nearest == 1 and set(found.by_prompt.values()) == {1.0}
     assert found.other_class == "justin bieber" and found.bled == 0
     assert found.class_before == 1 and found.class_after == 0 and not found.prior_preservation
     line = evaluate_subjects.table([found]).splitlines()[2]
-    assert line.startswith("| bnh | without | 100.0% [80.6, 100.0] of 16 |")
+    assert line.startswith("| bnh | without | 100.0% [80.6, 100.0] of 16 | 100.0% / 75.0% |")
+
+
+def test_what_is_within_reach_is_told_by_the_worlds_own_drawings():
+    judge = ByColour()
+    far, near = torch.full((2, 3), 9.0), evaluate_subjects.photo_identity(judge, "bnh")[None]
+
+    def black(vae, images):
+        return torch.zeros_like(images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_subjects, "redraw", black)
+        patch.setattr(evaluate_subjects, "UNSEEN", evaluate_subjects.UNSEEN[:2])
+        assert evaluate_subjects.within_reach(judge, None, "bnh", far, seeds=2) == (1.0, 1.0)
+        dark = torch.zeros(1, 3)
+        rendered, redrawn = evaluate_subjects.within_reach(judge, None, "bnh", dark, seeds=2)
+        assert rendered == 1.0 and redrawn == 0.0, "black is nearer to another's reading"
+        assert evaluate_subjects.within_reach(judge, None, "bnh", near, seeds=2) == (0.0, 0.0), "a tie is no hit"
 
 
 def test_random_people_are_reproducible_and_no_subjects():
@@ -171,6 +188,7 @@ def test_finished_models_are_judged_and_others_refused(tmp_path, monkeypatch):
 
     found = evaluate_subjects.evaluate_models([folder], judge, draw, seeds=1, device="cpu", count=3)
     assert len(found) == 1 and found[0].prior_preservation and found[0].pictures == 2
+    assert 0 <= found[0].redrawn <= 1 and 0 <= found[0].rendered <= 1
     assert found[0].class_before == found[0].class_after, "this model was not trained at all"
     identity["subjects"][0]["identifier"] = "zwx"
     (folder / "settings.json").write_text(json.dumps({"finished": True, "identity": identity}))

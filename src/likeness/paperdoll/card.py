@@ -11,6 +11,7 @@ from likeness.paperdoll.checkpoints import read_state, write_atomic, write_json
 from likeness.paperdoll.presets import Preset
 
 TRAINING, SUBJECTS = "training.json", "subjects.md"
+NOTES = "notes.json"  # beside the stages: sentences on how they came about, for the card
 OPEN, CLOSE = "<!-- subjects -->", "<!-- /subjects -->"
 
 
@@ -69,7 +70,8 @@ def training_record(out: Path, preset: Preset, preset_name: str, seed: int) -> d
             }
     data = {"shared": out / "data" / "data.json", "judge": out / "judge" / "data" / "data.json"}
     read = {name: json.loads(file.read_text()) for name, file in data.items() if file.is_file()}
-    return {"preset": preset_name, "seed": seed, "data": read, "stages": stages}
+    notes = json.loads((out / NOTES).read_text()) if (out / NOTES).is_file() else []
+    return {"preset": preset_name, "seed": seed, "data": read, "stages": stages, "notes": notes}
 
 
 def training_table(stages: dict[str, dict]) -> str:
@@ -87,6 +89,7 @@ def write_card(weights: Path, values: dict[str, float], command: str) -> None:
         f"- {name}: {about['pictures']} pictures, seed {about['seed']}, sha256 `{about['sha256']}`"
         for name, about in training["data"].items()
     )
+    notes = "".join(f"\n{note}\n" for note in training.get("notes", []))
     text = f"""# The embedded model `paperdoll`
 
 A latent-diffusion model in Stable Diffusion's layout that draws paper-doll portraits at 128 px, its CLIP, its
@@ -123,7 +126,7 @@ Data:
 
 Where a stage's schedule was ended by minutes (`--minutes`), the number of steps above is what the machine
 managed; `--steps` repeats it.
-"""
+{notes}"""
     write_atomic(weights / "MODEL_CARD.md", lambda place: place.write_text(text))
 
 

@@ -1,7 +1,9 @@
 """Judge fine-tuned models of the drawn world: is it the subject, does it bleed, what became of the class?
 
 python -m likeness.study.evaluate_subjects outputs/models/paperdoll/* [--card]: give models with and without prior
-preservation to see both. The judge's identity reading decides; `--card` puts the table into the model card.
+preservation to see both. The judge's identity reading decides; `--card` puts the table into the model card. What can
+be reached is measured beside it: the same of the world's own drawings of the subject, and of what the autoencoder
+makes of these.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from torch import Tensor
 from likeness import dreambooth, models
 from likeness.dreambooth.storage import SETTINGS, read_json
 from likeness.errors import InputError
-from likeness.paperdoll import photos, world
+from likeness.paperdoll import captions, photos, world
+from likeness.paperdoll.autoencoder import redraw
 from likeness.paperdoll.evaluate_drawing import generate
 from likeness.study.measure import to_tensor
 
@@ -45,6 +48,8 @@ class Outcome:
     pictures: int
     subject_nearest: float  # of the subject's pictures: nearer to its photos than to any of the random identities
     by_prompt: dict[str, float]
+    rendered: float  # the same of the world's own drawings of the subject
+    redrawn: float  # and of these through the autoencoder: nothing generated can do better
     other_class: str
     bled: float  # of the other class's pictures: the same
     class_before: float  # of "photo of CLASS": read as the class, by the base model
@@ -79,6 +84,17 @@ def nearest(identity: Tensor, subject: Tensor, others: Tensor) -> Tensor:
     return own < (identity[:, None] - others).pow(2).mean(2).min(1).values
 
 
+def within_reach(judge, vae, subject: str, others: Tensor, seeds: int) -> tuple[float, float]:
+    """Return the share of drawings of the subject, as rendered and as redrawn by the autoencoder, judged as it."""
+    rng = np.random.default_rng((1, len(others)))
+    asked = [captions.asked(template) for template in UNSEEN for _ in range(seeds)]
+    fixed = [{k: v == "yes" if k in ("sunglasses", "hat") else v for k, v in a.items()} for a in asked]
+    drawn = to_tensor([world.render(world.sample_factors(rng, **one | {"who": subject})) for one in fixed])
+    own = photo_identity(judge, subject)
+    shown = (drawn, redraw(vae, drawn))
+    return tuple(nearest(judge.read(pictures).identity, own, others).float().mean().item() for pictures in shown)
+
+
 def described(folder: Path) -> list[dict]:
     """Return the subjects a finished model was trained on; InputError unless the drawn world knows them."""
     if not dreambooth.is_finished(folder):
@@ -93,7 +109,17 @@ def described(folder: Path) -> list[dict]:
     return subjects
 
 
-def outcome(pipe, base_class: Tensor, folder: Path, subject: dict, judge, draw: Draw, others: Tensor, seeds: int):
+def outcome(
+    pipe,
+    base_class: Tensor,
+    folder: Path,
+    subject: dict,
+    judge,
+    draw: Draw,
+    others: Tensor,
+    seeds: int,
+    reach: tuple[float, float],
+) -> Outcome:
     """Judge one subject of a loaded fine-tuned model; `base_class` are the base model's pictures of its class."""
     name, class_word = subject["identifier"], subject["class_word"]
     own = photo_identity(judge, name)
@@ -110,6 +136,8 @@ def outcome(pipe, base_class: Tensor, folder: Path, subject: dict, judge, draw: 
         pictures=len(hits),
         subject_nearest=hits.mean().item(),
         by_prompt=dict(zip(UNSEEN, hits.view(-1, seeds).mean(1).tolist(), strict=True)),
+        rendered=reach[0],
+        redrawn=reach[1],
         other_class=other_class,
         bled=bled.float().mean().item(),
         class_before=read_as(judge, base_class, class_word),
@@ -133,26 +161,31 @@ def evaluate_models(
     words = {subject["class_word"] for subjects in known.values() for subject in subjects}
     before = {word: draw(pipe, [f"photo of {word}"] * (4 * seeds)) for word in sorted(words)}
     others = random_identities(judge, count=count)
+    names = {subject["identifier"] for subjects in known.values() for subject in subjects}
+    reach = {name: within_reach(judge, pipe.vae, name, others, seeds) for name in sorted(names)}
     found = []
     for folder, subjects in known.items():
         pipe = dreambooth.load_finetuned(base, folder, "float32", device)
         for subject in subjects:
             print(f"judging {subject['identifier']} in {folder.name}", flush=True)
-            found.append(outcome(pipe, before[subject["class_word"]], folder, subject, judge, draw, others, seeds))
+            base_class, within = before[subject["class_word"]], reach[subject["identifier"]]
+            found.append(outcome(pipe, base_class, folder, subject, judge, draw, others, seeds, within))
     return found
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return a Markdown table; shares with Wilson's 95 % interval (1927)."""
     lines = [
-        "| subject | prior preservation | is the subject (bar >= 90 %) | other class is the subject (bar <= 5 %) "
+        "| subject | prior preservation | is the subject (bar >= 90 %) | within reach: drawn by the world / redrawn "
+        "by the autoencoder | other class is the subject (bar <= 5 %) "
         "| read as its class: before -> after fine-tuning (bar: within 3 points, with prior preservation) | model |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for o in outcomes:
         lines.append(
             f"| {o.subject} | {'with' if o.prior_preservation else 'without'} "
             f"| {with_interval(o.subject_nearest, o.pictures)} "
+            f"| {o.rendered:.1%} / {o.redrawn:.1%} "
             f"| {o.other_class}: {with_interval(o.bled, o.class_pictures)} "
             f"| {o.class_word}: {with_interval(o.class_before, o.class_pictures)} -> "
             f"{with_interval(o.class_after, o.class_pictures)} | {o.model} |"
