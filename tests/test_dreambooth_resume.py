@@ -178,6 +178,41 @@ def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
     assert_same_run(interrupted, reference)
 
 
+def test_torn_checkpoints_ahead_never_push_out_good_ones(interrupted):
+    """Steps 4 and 6 are torn, so the run starts anew; what it saves must survive the two ahead of it."""
+    for step in (4, 6):
+        (interrupted / f"checkpoint-{step}" / "trainable.safetensors").write_bytes(b"torn")
+    kept = []
+
+    def look(event):
+        if event.kind == "log":
+            kept.append({f.name for f in interrupted.glob("checkpoint-*")})
+
+    options = OPTIONS | {"checkpoint_every": 1}
+    root = interrupted.with_name("run-class")
+    assert tiny.train_tiny(interrupted, class_root=root, on_event=look, **options).resumed_from == 0
+    assert kept[1:3] == [{"checkpoint-1"}, {"checkpoint-1", "checkpoint-2"}]
+    assert kept[5] == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_only_checkpoints_of_this_run_are_deleted(tmp_path):
+    """A whole checkpoint of another run and a stranger's folder stay, and are named once."""
+    out, said = tmp_path / "run", []
+    tiny.train_tiny(tmp_path / "other", learning_rate=2e-3, num_train_steps=1)
+
+    def interfere(event):
+        said.extend(event.notices)
+        if event.kind == "log" and event.step == 3:
+            shutil.copytree(tmp_path / "other" / "checkpoint-1", out / "checkpoint-1")
+            (out / "checkpoint-0").mkdir()
+            (out / "checkpoint-0" / "optimizer.bin").write_bytes(b"pickle")
+
+    tiny.train_tiny(out, on_event=interfere)
+    left = {"checkpoint-0", "checkpoint-1", "checkpoint-4", "checkpoint-6"}
+    assert {f.name for f in out.glob("checkpoint-*")} == left
+    assert said == [f"checkpoint-{k} is not of this run: left alone" for k in (1, 0)]
+
+
 def test_a_foreign_checkpoint_is_refused(interrupted):
     foreign = interrupted / "checkpoint-500"
     foreign.mkdir()

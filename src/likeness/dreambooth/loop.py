@@ -254,10 +254,15 @@ class Loop:
             "world": self.processes.world,
             "device": self.processes.device.type,
         }
-        folder = checkpoint.save(
-            self.run.out, step, self.trainable, self.scaler, about, self.settings.keep_checkpoints
-        )
-        self.run.on_event(Event("checkpoint", step, path=folder))
+        run = self.run
+        folder = checkpoint.save(run.out, step, self.trainable, self.scaler, about)
+        run.on_event(Event("checkpoint", step, path=folder))
+        foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints)
+        left = [f"{name} is not of this run: left alone" for name in foreign]
+        new = [notice for notice in left if notice not in run.notices]
+        if new:
+            run.notices += new
+            run.on_event(Event("notice", step, notices=new))
         return folder
 
     def _finish(self) -> dict[str, float]:
