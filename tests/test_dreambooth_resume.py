@@ -150,6 +150,35 @@ def test_an_optimizer_that_counts_in_integers_goes_on_counting():
     assert state["step"] == 2 and type(state["step"]) is int and state["codes"].dtype == torch.uint8
 
 
+def test_an_optimizer_that_nests_and_shares_its_memory_is_restored(tmp_path):
+    """As 8-bit Adam does: one code book for all parameters, in a dict within the state."""
+    from likeness.dreambooth import checkpoint
+    from likeness.dreambooth.trainable import Trainable
+
+    book = torch.arange(4.0)
+
+    class Nesting(torch.optim.SGD):
+        def state_dict(self):
+            inner = {"qmap1": book, "qmap2": book, "codes": torch.ones(2, dtype=torch.uint8)}
+            return super().state_dict() | {"state": {k: {"step": 3, "quant": dict(inner)} for k in range(2)}}
+
+        def load_state_dict(self, given):
+            self.loaded = given["state"]
+
+    def make():
+        ps = {f"p{k}": torch.nn.Parameter(torch.zeros(2)) for k in range(2)}
+        return Trainable({"unet": ps}, Nesting(ps.values(), lr=1.0), [1.0])
+
+    scaler, restored = torch.amp.GradScaler("cpu", enabled=False), make()
+    assert checkpoint.load(checkpoint.save(tmp_path, 1, make(), scaler, {}), restored, scaler) == 1
+    wanted = make().optimizer.state_dict()["state"]
+    assert restored.optimizer.loaded.keys() == wanted.keys() == {0, 1}
+    for k, memory in wanted.items():
+        found = restored.optimizer.loaded[k]
+        assert found.keys() == memory.keys() and found["step"] == 3
+        assert tiny.same(found["quant"], memory["quant"])
+
+
 @pytest.fixture
 def interrupted(tmp_path, reference):
     """A run whose final model was not written yet."""

@@ -103,23 +103,42 @@ def load(folder: Path, trainable: Trainable, scaler) -> int:
 def _tensors(trainable: Trainable) -> dict[str, dict[str, Tensor]]:
     named = trainable.named()
     groups = {"trainable": {name: p.detach().contiguous() for name, p in named.items()}}
-    groups["optimizer"] = {
-        f"{index}.{key}": torch.as_tensor(value).contiguous()
-        for index, memory in trainable.optimizer.state_dict()["state"].items()
-        for key, value in memory.items()
-    }
+    groups["optimizer"] = _unshared(_flat(trainable.optimizer.state_dict()["state"]))
     if trainable.ema is not None:
         groups["ema"] = dict(zip(named, trainable.ema, strict=True))
     return groups
 
 
+def _flat(memory: dict, prefix: str = "") -> dict[str, Tensor]:
+    """Name an optimizer's values by their path, "0.exp_avg"; 8-bit optimizers nest dicts in dicts."""
+    flat: dict[str, Tensor] = {}
+    for key, value in memory.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: torch.as_tensor(value).contiguous()}
+    return flat
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy every tensor whose memory an earlier one has, as 8-bit Adam's code books; safetensors refuses those."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        alone[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return alone
+
+
 def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
     optimizer = trainable.optimizer
-    memory: dict[int, dict[str, Tensor | int]] = {}
+    memory: dict[int, dict[str, Any]] = {}
     for name, tensor in stored.items():
-        index, key = name.split(".", 1)
+        index, *path, key = name.split(".")
+        inner = memory.setdefault(int(index), {})
+        for part in path:
+            inner = inner.setdefault(part, {})
         counter = tensor.ndim == 0 and not tensor.is_floating_point()  # 8-bit Adam counts its steps in an int
-        memory.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
+        inner[key] = tensor.item() if counter else tensor
     optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

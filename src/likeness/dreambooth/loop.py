@@ -34,7 +34,7 @@ from likeness.dreambooth.setup import (
     prepare_class_files,
     training_scheduler,
 )
-from likeness.dreambooth.trainable import Trainable, prepare
+from likeness.dreambooth.trainable import Trainable, check_optimizer, prepare
 from likeness.dreambooth.validation import Validation
 from likeness.errors import InputError
 from likeness.models import ModelSource, load_pipeline, weights_id
@@ -66,6 +66,7 @@ def train(
     device = models.resolve_device(device)
     models.resolve_dtype(PRECISION[settings.mixed_precision], device)
     processes = Processes(device, settings.mixed_precision)
+    processes.everywhere(lambda: check_optimizer(settings, processes.device))
     with contextlib.ExitStack() as stack:
         processes.on_main(lambda: stack.enter_context(storage.locked(out)))
         model_id = processes.on_main(lambda: weights_id(model))
