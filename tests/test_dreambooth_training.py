@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,24 @@ def test_a_finished_run_is_not_repeated_and_not_overwritten(full):
     assert events == []
     with pytest.raises(InputError, match=r"settings.learning_rate: 0.001 -> 0.002"):
         tiny.train_tiny(out, learning_rate=2e-3)
+
+
+def test_what_a_kill_at_the_very_end_left_goes_when_the_run_is_found_finished(full):
+    out = full[0]
+    before = sorted(f.name for f in out.iterdir())
+    for name in ("rungs", ".model.old", ".model.partial"):
+        shutil.copytree(out / "model", out / name)
+    (out / ".settings.json.partial").write_text("{")
+    assert tiny.train_tiny(out, sample_every=0).resumed_from == 6
+    assert sorted(f.name for f in out.iterdir()) == before
+
+
+def test_a_folder_killed_while_it_was_replaced_leaves_nothing(tmp_path):
+    from likeness.dreambooth.storage import write_folder
+
+    (tmp_path / ".model.old").mkdir()
+    write_folder(tmp_path / "model", lambda folder: (folder / "new").write_text(""), "the model")
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
 
 
 def test_lora_leaves_the_base_alone_and_loads_again(tmp_path):

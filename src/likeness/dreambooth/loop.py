@@ -300,7 +300,10 @@ def _finished(run: Run) -> dict | None:
     if record is None or "identity" not in record:
         return None
     storage.refuse_changed(record["identity"], run.identity, run.out)
-    return record if storage.is_finished(run.out) else None
+    if not storage.is_finished(run.out):
+        return None
+    storage.remove_leftovers(run.out)
+    return record
 
 
 def _ignore(event: Event) -> None:
