@@ -12,9 +12,11 @@ from diffusers import StableDiffusionPipeline
 
 from likeness.dreambooth import is_finished, load_finetuned
 from likeness.dreambooth.batches import Batches
+from likeness.dreambooth.card import write_card
 from likeness.dreambooth.sampling import SampleGrid, draw
+from likeness.dreambooth.setup import Run
 from likeness.errors import InputError
-from likeness.models import load_pipeline
+from likeness.models import ModelSource, load_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 NOISE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
@@ -117,6 +119,23 @@ def test_the_card_says_how_it_was_made_and_what_was_measured(full):
     before, after = (float(pixels(samples.images).mean()) for samples in (probed[0], probed[-1]))
     assert f"| health/mean | {before:.4g} | {after:.4g} |" in card
     assert 'from_pretrained("model")' in card and "consent" in card
+
+
+@pytest.mark.parametrize(
+    ("base", "config", "line"),
+    [
+        ("a/hub-name", None, 'from_pretrained("a/hub-name")'),
+        ("base.safetensors", None, 'from_single_file("base.safetensors")'),
+        ("base.safetensors", "layout", 'from_single_file("base.safetensors", config="layout")'),
+    ],
+)
+def test_the_card_loads_a_loras_base_as_it_is_stored(tmp_path, base, config, line):
+    model = ModelSource("tiny", base, config=config)
+    settings = tiny.settings(method="lora")
+    run = Run(model, [tiny.concept(tiny.root() / "photos")], settings, tmp_path, None, {"model": "0"}, print)
+    write_card(run, {}, {}, 6)
+    card = (tmp_path / "README.md").read_text()
+    assert f'pipe = StableDiffusionPipeline.{line}\npipe.load_lora_weights("lora")\n' in card
 
 
 def test_the_rung_that_is_chosen_becomes_the_model(tmp_path):
