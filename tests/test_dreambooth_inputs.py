@@ -136,6 +136,9 @@ def test_a_users_own_class_folder_is_used(tmp_path, concept):
         tiny.train_tiny(tmp_path / "other", concepts=[own], num_class_images=4)
     with pytest.raises(InputError, match="does not exist"):
         tiny.train_tiny(tmp_path / "third", concepts=[replace(concept, class_dir=tmp_path / "none")])
+    with pytest.raises(InputError, match="does not exist"):
+        gone = replace(concept, class_dir=tmp_path / "none")
+        tiny.train_tiny(tmp_path / "third", concepts=[gone], prior_loss_weight=0)
     (folder / "01.png").write_bytes(b"x")
     with pytest.raises(InputError, match=r"cannot read 01.png"):
         tiny.train_tiny(tmp_path / "fourth", concepts=[own], num_class_images=3)

@@ -152,6 +152,13 @@ def test_a_word_of_the_embedded_models_language_is_no_identifier(world, tmp_path
         finetune(train, tmp_path / "run", [])
 
 
+@pytest.mark.parametrize("how", ["dry_run=true", "dry_run=false"])
+def test_a_class_folder_that_is_not_there_is_said_before_a_run_is_opened(world, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(module.tracking, "start_run", lambda *args, **kwargs: pytest.fail("a run was opened"))
+    with pytest.raises(InputError, match=r"class folder .*nowhere does not exist"):
+        finetune(train_of(tmp_path, f"prior_class.folder={tmp_path / 'nowhere'}", how), tmp_path / "run", [])
+
+
 def test_without_the_judges_a_training_says_so_and_a_ladder_refuses(tmp_path, tiny_sd, monkeypatch, capsys):
     import huggingface_hub.constants
 

@@ -3,7 +3,15 @@
 Importing this package imports no torch; `train` and `load_finetuned` load what they need when called.
 """
 
-from likeness.dreambooth.settings import Concept, Event, Samples, TrainResult, TrainSettings, check_concepts
+from likeness.dreambooth.settings import (
+    Concept,
+    Event,
+    Samples,
+    TrainResult,
+    TrainSettings,
+    check_class_folders,
+    check_concepts,
+)
 from likeness.dreambooth.storage import is_finished
 
 __all__ = [
@@ -12,6 +20,7 @@ __all__ = [
     "Samples",
     "TrainResult",
     "TrainSettings",
+    "check_class_folders",
     "check_concepts",
     "is_finished",
     "load_finetuned",

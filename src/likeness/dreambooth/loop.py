@@ -21,14 +21,20 @@ from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weigh
 from likeness.dreambooth.observer import Observer
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.sampling import evaluating
-from likeness.dreambooth.settings import Concept, Event, TrainResult, TrainSettings, check_concepts
+from likeness.dreambooth.settings import (
+    Concept,
+    Event,
+    TrainResult,
+    TrainSettings,
+    check_class_folders,
+    check_concepts,
+)
 from likeness.dreambooth.setup import (
     PRECISION,
     ChooseStep,
     OnEvent,
     ProbeSamples,
     Run,
-    check_class_folders,
     check_pipeline,
     prepare_batches,
     prepare_class_files,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from likeness.errors import InputError
-from likeness.subjects import Photo
+from likeness.subjects import Photo, check_class_dir
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -186,6 +186,16 @@ def check_concepts(concepts: list[Concept], settings: TrainSettings) -> None:
     with_prior = [c.identifier for c in concepts if has_prior(c)]
     if with_prior and len(with_prior) < len(concepts):
         raise InputError(f"only {', '.join(with_prior)} has class prompts; give them to all subjects or to none.")
+
+
+def check_class_folders(concepts: list[Concept], settings: TrainSettings) -> None:
+    """Refuse a user's own class folder that is not there, has too few pictures or unreadable ones.
+
+    Its content belongs to the run's identity even where prior_loss_weight=0 has no picture trained on.
+    """
+    for concept in concepts:
+        if concept.class_dir is not None:
+            check_class_dir(concept.class_dir, settings.num_class_images if settings.prior_loss_weight else 0)
 
 
 def has_prior(concept: Concept) -> bool:

@@ -42,13 +42,6 @@ class Run:
     resolution: int = 0
 
 
-def check_class_folders(concepts: list[Concept], settings: TrainSettings) -> None:
-    """Refuse a user's own class folder that has too few pictures or unreadable ones."""
-    for concept in concepts:
-        if concept.class_dir is not None and settings.prior_loss_weight:
-            check_class_dir(concept.class_dir, settings.num_class_images)
-
-
 def check_pipeline(pipe, run: Run) -> None:
     """Refuse a model, resolution, prompt or identifier that cannot be trained; settle the resolution."""
     kind = pipe.scheduler.config.prediction_type

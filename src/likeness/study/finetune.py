@@ -79,6 +79,7 @@ def _job(train: Train, subjects: list[Subject]) -> _Job:
     )
     base = place.model_source(train.model)
     dreambooth.check_concepts(concepts, settings)
+    dreambooth.check_class_folders(concepts, settings)
     models.check_available(base)
     return _Job(train, chosen, concepts, roles, settings, base, place.model_folder(train, subjects or None))
 
