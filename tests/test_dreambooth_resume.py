@@ -297,6 +297,32 @@ def test_space_is_checked_before_writing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.png")), "said before class pictures are drawn"
 
 
+@pytest.mark.parametrize("options", [{"ladder": 6, "ema_decay": 0.9}, {"keep_checkpoints": 4}])
+def test_the_space_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, options):
+    """Nearly: what the files hold besides weights is not counted. A run that goes on asks for the rest only."""
+    import likeness.dreambooth.setup as module
+
+    out, taken, asked = tmp_path / "run", [], []
+    monkeypatch.setattr(module, "need_space", lambda folder, size, what: asked.append(size))
+
+    def weight():
+        return sum(f.stat().st_size for f in out.rglob("*.safetensors"))
+
+    def weigh(event):
+        if event.kind in {"checkpoint", "done"}:
+            taken.append(weight())
+        elif event.kind == "log" and event.step == 5 and len(asked) == 1:
+            raise KeyboardInterrupt
+
+    options = {"checkpoint_every": 1, "choose_step": lambda rows: 6, "on_event": weigh} | options
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train_tiny(out, validation_every=0, **options)
+    left = weight()
+    tiny.train_tiny(out, validation_every=0, **options)
+    assert asked[0] == pytest.approx(max(taken), rel=0.2)
+    assert asked[1] == pytest.approx(asked[0] - left, rel=0.1)
+
+
 def test_a_checkpoint_that_no_longer_fits_keeps_the_old_one(tmp_path, monkeypatch):
     usage, asked = shutil.disk_usage(tmp_path), [0]
 

@@ -12,7 +12,7 @@ from likeness.dreambooth.batches import Batches, posterior_key, tokenize
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.sampling import draw, latent_shape
 from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings, has_prior
-from likeness.dreambooth.storage import need_space
+from likeness.dreambooth.storage import RUNGS, need_space
 from likeness.errors import InputError
 from likeness.models import ModelSource
 from likeness.subjects import ClassRequest, check_class_dir, class_images, make_folder
@@ -52,7 +52,9 @@ def check_pipeline(pipe, run: Run) -> None:
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if run.resolution % step:
         raise InputError(f"resolution={run.resolution} must be a multiple of {step} for this model.")
-    need_space(run.out, _space(pipe, run.settings), "a checkpoint and the fine-tuned model")
+    needed = _space(pipe, run.settings)
+    there = sum(f.stat().st_size for name in ("checkpoint-*", RUNGS) for f in run.out.glob(f"{name}/*"))
+    need_space(run.out, max(0, needed - there), "the checkpoints and the fine-tuned model")
     for concept in run.concepts:
         tokenize(pipe.tokenizer, [*{concept.caption(photo) for photo in concept.photos}, *concept.class_prompts])
         identifier = pipe.tokenizer(concept.identifier, add_special_tokens=False).input_ids
@@ -70,14 +72,22 @@ def check_pipeline(pipe, run: Run) -> None:
 
 
 def _space(pipe, settings: TrainSettings) -> int:
-    """Return at least how many bytes the first checkpoint and the model will take; LoRA's are not worth counting."""
+    """Return how many bytes of weights a run holds at most: one checkpoint more than are kept exists while saving.
+
+    Rungs stay until the model is written. LoRA's are not worth counting.
+    """
     if settings.method == "lora":
         return 0
     size = {part: sum(4 * p.numel() for p in getattr(pipe, part).parameters()) for part in ("unet", "text_encoder")}
     trained = size["unet"] + (size["text_encoder"] if settings.text_encoder_steps else 0)
     moments = 0.5 if settings.use_8bit_adam else 2
     model = sum(size.values()) + sum(4 * p.numel() for p in pipe.vae.parameters())
-    return int(trained * (1 + moments + (settings.ema_decay is not None))) + model
+    checkpoint = int(trained * (1 + moments + (settings.ema_decay is not None)))
+    every = settings.checkpoint_every or settings.num_train_steps
+    saves = -(-settings.num_train_steps // every)
+    saving = min(saves, settings.keep_checkpoints + 1) * checkpoint
+    finishing = min(saves, settings.keep_checkpoints) * checkpoint + model
+    return settings.ladder * trained + max(saving, finishing)
 
 
 def training_scheduler(pipe):
