@@ -4,15 +4,18 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny_dreambooth as tiny
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from likeness.dreambooth import is_finished, load_finetuned
 from likeness.dreambooth.batches import Batches
 from likeness.dreambooth.card import write_card
+from likeness.dreambooth.observer import Observer
 from likeness.dreambooth.sampling import SampleGrid, draw
 from likeness.dreambooth.setup import Run
 from likeness.errors import InputError
@@ -98,6 +101,28 @@ def test_the_probe_sees_the_base_first_and_the_result_last(full):
     assert torch.allclose(first, grid(tiny.root() / "model"), atol=1e-2)
     assert torch.allclose(last, grid(out / "model"), atol=1e-2)
     assert (last - first).abs().max() > 0.05
+
+
+def test_a_grid_or_sheet_is_there_whole_or_not_at_all(full, tmp_path, monkeypatch):
+    """A kill in the middle of writing must not leave half a picture under its name."""
+    from likeness.study.health import save_sheet
+
+    real = Image.Image.save
+
+    def half(self, path, *args, **kwargs):
+        real(self, path, *args, **kwargs)
+        path.write_bytes(path.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    sheet = Image.open(full[0] / "samples" / "step-000003.png")
+    run = SimpleNamespace(out=tmp_path / "run", settings=tiny.settings(), concepts=[], resolution=32)
+    run.out.mkdir()
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        Observer(run, None, None, None)._show(3, {"a": [sheet]})
+    with pytest.raises(KeyboardInterrupt):
+        save_sheet(sheet, run.out, 3)
+    assert not list((run.out / "samples").glob("*.png"))
 
 
 def test_base_pictures_are_drawn_once_for_all_runs_of_the_same_grid(full, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Photos in, tensors out: every kind of picture, every kind of mistake, crops, and class pictures."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +156,20 @@ def test_class_pictures_are_drawn_once_and_never_depend_on_who_asks(tmp_path):
     class_images(request, 10, tmp_path, counting_draw(blocks), shape)
     assert [f.read_bytes() for f in files] == kept and len(blocks) == 4
     assert torch.equal(blocks[2][1], blocks[0][1])
+
+
+def test_the_record_of_class_pictures_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    real = Path.write_text
+
+    def half(self, text, *args, **kwargs):
+        real(self, text[:20], *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", half)
+    request = ClassRequest("model", ("a man",))
+    with pytest.raises(KeyboardInterrupt):
+        class_images(request, 0, tmp_path, None, (4, 2, 2))
+    assert not (request.folder(tmp_path) / "class.json").exists()
 
 
 def test_processes_split_class_pictures_without_duplicates(tmp_path):

@@ -179,7 +179,9 @@ def class_images(
         for k in missing:
             write_png(pictures[k - numbers.start], paths[k])
     if rank == 0:
-        (folder / "class.json").write_text(json.dumps(vars(request), indent=1))
+        fresh = folder / f".class.json.{os.getpid()}"
+        fresh.write_text(json.dumps(vars(request), indent=1))
+        fresh.replace(folder / "class.json")
     return paths[:count]
 
 

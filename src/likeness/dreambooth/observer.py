@@ -13,6 +13,7 @@ from likeness.dreambooth.settings import Event, Samples
 from likeness.dreambooth.setup import PRECISION, Run
 from likeness.dreambooth.trainable import Trainable
 from likeness.dreambooth.validation import Validation
+from likeness.subjects import write_png
 
 
 class Observer:
@@ -83,7 +84,7 @@ class Observer:
         images = [image for row in pictures.values() for image in row]
         path = self.run.out / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
-        make_image_grid(images, len(pictures), len(self.grid.seeds)).save(path)
+        write_png(make_image_grid(images, len(pictures), len(self.grid.seeds)), path)
         values = self.run.probe_samples(Samples(step, pictures, self.grid.base)) if self.run.probe_samples else {}
         if values:
             self.history.add(step, values)

@@ -17,7 +17,7 @@ from likeness import models
 from likeness.config import Subject, Train
 from likeness.dreambooth import Samples
 from likeness.study.plan import phrase_pattern
-from likeness.subjects import Photo, load_photos, to_tensor
+from likeness.subjects import Photo, load_photos, to_tensor, write_png
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def save_sheet(sheet: Image.Image, folder: Path, step: int) -> Path:
     """Write a sheet beside the trainer's own grids."""
     path = folder / "samples" / f"before-after-{step:06d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    write_png(sheet, path)
     return path
 
 
