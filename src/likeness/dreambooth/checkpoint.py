@@ -63,8 +63,12 @@ def prune(out: Path, step: int, identity: dict[str, Any], keep: int) -> list[str
     return foreign
 
 
-def find(out: Path, identity: dict[str, Any], notices: list[str]) -> Path | None:
-    """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones."""
+def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
+    """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones.
+
+    `about` is what `save` was given. Another number of processes draws other random numbers and is refused;
+    another kind of device rounds otherwise and is named.
+    """
     for folder in _numbered(out):
         state = read_json(folder / STATE)
         if _torn(folder, state):
@@ -72,11 +76,21 @@ def find(out: Path, identity: dict[str, Any], notices: list[str]) -> Path | None
             continue
         if not _ours(state):
             raise InputError(f"{folder} was not written by this program; move it elsewhere.")
-        refuse_changed(state["identity"], identity, out)
+        refuse_changed(state["identity"], about["identity"], out)
         broken = _broken(folder, state)
         if broken:
             notices.append(f"{folder.name} is torn ({', '.join(broken)}): skipped")
             continue
+        if state["world"] != about["world"]:
+            raise InputError(
+                f"{folder} was trained by {state['world']} process(es) and this launch has {about['world']}, which "
+                f"would draw other random numbers; go on with {state['world']}, or choose another output folder."
+            )
+        if state["device"] != about["device"]:
+            notices.append(
+                f"{folder.name} was trained on {state['device']}, this launch is on {about['device']}: the result "
+                "will not be the same to the last bit"
+            )
         return folder
     return None
 

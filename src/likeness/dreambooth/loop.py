@@ -117,7 +117,7 @@ class Loop:
 
     def begin(self) -> int:
         """Load the newest whole checkpoint and open the history; return the step to go on from."""
-        found = self.processes.on_main(lambda: checkpoint.find(self.run.out, self.run.identity, self.run.notices))
+        found = self.processes.on_main(lambda: checkpoint.find(self.run.out, self._about(), self.run.notices))
         step = 0
         if found is not None:
             step = checkpoint.load(found, self.trainable, self.scaler)
@@ -255,14 +255,17 @@ class Loop:
         self.processes.wait()
         return time.perf_counter() - start
 
-    def _save_checkpoint(self, step: int) -> Path:
-        about = {
+    def _about(self) -> dict:
+        """Return what decides how a checkpoint goes on, besides the tensors in it."""
+        return {
             "identity": self.run.identity,
             "world": self.processes.world,
             "device": self.processes.device.type,
         }
+
+    def _save_checkpoint(self, step: int) -> Path:
         run = self.run
-        folder = checkpoint.save(run.out, step, self.trainable, self.scaler, about)
+        folder = checkpoint.save(run.out, step, self.trainable, self.scaler, self._about())
         run.on_event(Event("checkpoint", step, path=folder))
         foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints)
         left = [f"{name} is not of this run: left alone" for name in foreign]

@@ -33,7 +33,10 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def identity(model_id: str, concepts: list[Concept], settings: TrainSettings) -> dict[str, Any]:
-    """Return everything that decides the trained weights, as JSON; device and process count are not in it."""
+    """Return everything that decides the trained weights, as JSON.
+
+    Device and process count are not in it: a finished model is taken as it is; a checkpoint holds them itself.
+    """
     return {
         "format": FORMAT,
         "model": model_id,
