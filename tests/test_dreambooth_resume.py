@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -190,9 +191,12 @@ def test_changed_settings_are_named(interrupted):
         tiny.train_tiny(interrupted, concepts=[tiny.concept(tiny.root() / "photos2")], **OPTIONS)
 
 
-def test_what_only_looks_may_change(interrupted):
-    options = OPTIONS | {"sample_every": 0, "checkpoint_every": 5, "log_every": 2}
-    assert tiny.train_tiny(interrupted, class_root=interrupted.with_name("run-class"), **options).resumed_from == 6
+def test_what_only_looks_may_change(interrupted, reference):
+    shutil.rmtree(interrupted / "checkpoint-6")
+    options = OPTIONS | {"sample_every": 0, "checkpoint_every": 5, "log_every": 2, "validation_every": 1}
+    assert tiny.train_tiny(interrupted, class_root=interrupted.with_name("run-class"), **options).resumed_from == 4
+    for part in ("unet", "text_encoder"):
+        assert tiny.same(tiny.weights(interrupted, part), tiny.weights(reference, part)), part
 
 
 def test_two_trainings_never_share_a_folder(tmp_path):
@@ -222,25 +226,43 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tm
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_twenty_random_moments(server, reference, tmp_path):
-    draw = random.Random(0)
+    """Moments are drawn from the time a whole run takes here, so that they differ on any machine."""
+
+    def start(out: Path):
+        child = server.Process(target=tiny.main, args=(tiny.root(), out, dict(OPTIONS)))
+        child.start()
+        return child
+
+    for name in ("warm", "timed"):  # the first child also waits for the server
+        begun = time.perf_counter()
+        start(tmp_path / name).join()
+        seconds = time.perf_counter() - begun
+    draw, deaths, resumed = random.Random(0), [], set()
     for moment in range(20):
         out = tmp_path / f"{moment}" / "run"
         out.parent.mkdir()
         for _ in range(draw.choice((1, 2))):
-            child = server.Process(target=tiny.main, args=(tiny.root(), out, dict(OPTIONS)))
-            child.start()
-            time.sleep(draw.uniform(0.1, 4.0))
+            child = start(out)
+            time.sleep(draw.uniform(0.02, 0.95) * seconds)
             child.kill()
             child.join(60)
-        tiny.train_tiny(out, class_root=out.with_name("run-class"), **OPTIONS)
+            deaths.append(child.exitcode)
+        resumed.add(tiny.train_tiny(out, class_root=out.with_name("run-class"), **OPTIONS).resumed_from)
         assert_same_run(out, reference)
+    assert deaths.count(-signal.SIGKILL) > len(deaths) / 2, f"most must die on the way: {deaths}"
+    assert len(resumed) > 2, f"the moments must differ: {resumed}"
 
 
-def _two_processes(out: Path, options: dict) -> subprocess.Popen:
+def _workers(launcher: subprocess.Popen) -> list[int]:
+    """Return the process ids of torchrun's children, which run in sessions of their own."""
+    return [int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+
+
+def _two_processes(out: Path, options: dict, said=None) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     arguments = [str(RUN), str(tiny.root()), str(out), json.dumps(options)]
-    return subprocess.Popen([*command, *arguments], env=environment, start_new_session=True)
+    return subprocess.Popen([*command, *arguments], env=environment, stdout=said)
 
 
 @pytest.mark.slow
@@ -251,9 +273,15 @@ def test_two_processes_killed_and_resumed_equal_uninterrupted(tmp_path):
     killed = _two_processes(tmp_path / "b" / "run", options)
     while not (tmp_path / "b" / "run" / "checkpoint-2").exists():
         time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
+    workers = _workers(killed)
+    assert len(workers) == 2
+    for pid in (killed.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
     killed.wait(60)
-    assert _two_processes(tmp_path / "b" / "run", options).wait(1500) == 0
+    assert not is_finished(tmp_path / "b" / "run"), "killed on the way"
+    with (tmp_path / "again.txt").open("w") as said:
+        assert _two_processes(tmp_path / "b" / "run", options, said).wait(1500) == 0
+    assert int(re.search(r"^resumed (\d+)", (tmp_path / "again.txt").read_text(), re.M)[1]) > 0
     one, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
     assert tiny.same(tiny.weights(one), tiny.weights(other))
     assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
