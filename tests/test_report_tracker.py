@@ -189,6 +189,31 @@ def test_where_nothing_can_be_written_nothing_is_recorded(tmp_path, capsys):
     assert type(run) is tracker.Run and "recording nothing" in capsys.readouterr().out
 
 
+def test_a_tag_that_wandb_refuses_costs_no_run(tmp_path):
+    import wandb
+
+    style = "an oil painting in the manner of a master whose name is longer than a tag may be"
+    given = ABOUT | {"tags": ["tuki", style, "", " ", "tuki"]}
+    with tracker.start("offline", name="n", directory=tmp_path / "wandb", **given) as run:
+        run.log({"train/loss": 1.0}, 1)
+    wandb.teardown()
+    assert inspect(run.directory, "--summary")["tags"] == ["tuki", style[:64].strip()]
+
+
+def test_any_error_of_starting_a_run_is_a_failing_connection(tmp_path, monkeypatch, capsys):
+    import wandb
+
+    def init(**options):
+        raise ValueError(f"1 validation error, {options['mode']}\nmore")
+
+    monkeypatch.setattr(wandb, "init", init)
+    for _ in range(2):
+        assert type(tracker.start("online", name="n", directory=tmp_path, **ABOUT)) is tracker.Run
+    said = capsys.readouterr().out
+    assert said.count("validation error, online") == said.count("validation error, offline") == 1
+    assert "more" not in said and "recording nothing" in said
+
+
 class Broken:
     """A wandb run whose connection died: everything raises."""
 
