@@ -64,6 +64,14 @@ def test_without_an_account_it_says_so(tmp_path, monkeypatch):
         dashboard.main([])
 
 
+def test_a_key_that_is_no_key_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match="login failed"):
+        dashboard.main([])
+
+
 def test_a_dead_connection_is_one_line(monkeypatch):
     import wandb
 

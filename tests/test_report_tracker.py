@@ -200,6 +200,14 @@ def test_a_tag_that_wandb_refuses_costs_no_run(tmp_path):
     assert inspect(run.directory, "--summary")["tags"] == ["tuki", style[:64].strip()]
 
 
+def test_a_failing_login_goes_offline_and_says_so(tmp_path, no_account, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    with tracker.start("auto", name="n", directory=tmp_path / "wandb", **ABOUT) as run:
+        run.log({"train/loss": 1.0}, 1)
+    said = capsys.readouterr().out
+    assert run.offline and said.count("the W&B login failed") == 1 and "WANDB_API_KEY" in said
+
+
 def test_any_error_of_starting_a_run_is_a_failing_connection(tmp_path, monkeypatch, capsys):
     import wandb
 

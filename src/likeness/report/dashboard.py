@@ -11,6 +11,7 @@ from typing import Any
 
 from likeness.errors import InputError
 from likeness.report.metric_names import HEADLINE, STRUCTURE, named
+from likeness.report.tracker import first_line
 
 NAME = "likeness: edits and training"
 AXES = ("subject", "edit", "style")
@@ -151,7 +152,11 @@ def save(project: str, entity: str | None = None, name: str = NAME) -> str:
     workspace = build(entity or "you", project, name)
     import wandb
 
-    if not wandb.login(prompt=False, verify=False):
+    try:
+        account = wandb.login(prompt=False, verify=False)
+    except Exception as error:  # a key that is no key
+        raise InputError(f"the W&B login failed ({first_line(error)}): set another key with `wandb login`.") from error
+    if not account:
         raise InputError(
             "a saved workspace needs a W&B account: run `wandb login`, or set WANDB_API_KEY. Without one, every "
             "sweep's report.html shows the same, and `wandb leet` reads offline runs in the terminal."
@@ -160,9 +165,7 @@ def save(project: str, entity: str | None = None, name: str = NAME) -> str:
         workspace.entity = entity or wandb.Api().default_entity
         return workspace.save().url
     except Exception as error:  # the client raises what requests, its own API or pydantic raise
-        raise InputError(
-            f"W&B did not take the workspace: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
+        raise InputError(f"W&B did not take the workspace: {first_line(error)}") from error
 
 
 def main(argv: list[str] | None = None) -> None:

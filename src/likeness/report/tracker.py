@@ -208,7 +208,10 @@ def _id_in(file: Path) -> str:
 
 
 def wandb_mode(asked: str) -> str:
-    """Return the mode wandb is started in; WANDB_MODE decides where the configuration says auto."""
+    """Return the mode wandb is started in; WANDB_MODE decides where the configuration says auto.
+
+    A login that fails (a key that is no key) is said once and means offline.
+    """
     if asked != "auto":
         return asked
     stated = os.environ.get("WANDB_MODE")
@@ -216,7 +219,12 @@ def wandb_mode(asked: str) -> str:
         return "offline" if stated == "dryrun" else stated
     import wandb
 
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"  # no network, no question asked
+    try:
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"  # no network, no question asked
+    except Exception as error:
+        say("no login", f"the W&B login failed ({first_line(error)}); recording offline instead. Set another key with "
+            "`wandb login`, or unset WANDB_API_KEY.")  # fmt: skip
+        return "offline"
 
 
 def _settings(wandb: Any) -> Any:
