@@ -208,6 +208,34 @@ def test_a_failing_login_goes_offline_and_says_so(tmp_path, no_account, monkeypa
     assert run.offline and said.count("the W&B login failed") == 1 and "WANDB_API_KEY" in said
 
 
+def staged_files(run):
+    """Return the files that an offline run's artifacts, tables included, are uploaded from."""
+    manifests = [r["artifact"]["manifest"]["contents"] for r in inspect(run.directory) if r["type"] == "artifact"]
+    return [Path(file["local_path"]) for files in manifests for file in files if "local_path" in file]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_offline_run_leaves_nothing_outside_its_folder(tmp_path, monkeypatch, named):
+    import wandb
+
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.delenv("WANDB_DATA_DIR")
+    if named:
+        monkeypatch.setenv("WANDB_DATA_DIR", str(elsewhere))
+    (tmp_path / "weights").write_bytes(b"1")
+    for out in ("first", "second"):  # in one process
+        folder = tmp_path / out / "wandb"
+        with tracker.start("offline", name="n", directory=folder, **ABOUT) as run:
+            run.table("edit/pictures", ["with"], [[Image.new("RGB", (8, 8), (9, 9, len(out)))]])
+            run.artifact("model", "model", tmp_path / "weights")
+        wandb.teardown()
+        files = staged_files(run)
+        assert len(files) == 3 and all(file.is_file() for file in files)  # the table, its picture, the weights
+        within = [file.is_relative_to(folder) for file in files]
+        assert all(within) if not named else not all(within)
+        assert elsewhere.exists() == named
+
+
 def test_any_error_of_starting_a_run_is_a_failing_connection(tmp_path, monkeypatch, capsys):
     import wandb
 

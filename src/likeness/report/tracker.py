@@ -23,6 +23,7 @@ LONGEST_TAG = 64  # characters; W&B starts no run with a longer tag, or an empty
 # Keys whose summary W&B computes from their history -> the key they are plotted against, and the summary.
 SUMMARISED = {"validation": ("train/step", "min"), "seed": ("seed/seed", "mean")}
 _said: set[str] = set()
+_staged: set[str] = set()  # folders this process named for wandb's staging
 
 
 class Run:
@@ -188,6 +189,7 @@ def start(
     for tried in dict.fromkeys((asked, "offline")):
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            _stage_inside(directory)
             again = {} if continued is None or tried == "offline" else {"id": _id_in(continued), "resume": "allow"}
             run = wandb.init(mode=tried, settings=_settings(wandb), **options, **again)
             return WandbRun(run, offline=tried == "offline")
@@ -195,6 +197,16 @@ def start(
             instead = "recording nothing" if tried == "offline" else "recording offline instead"
             say(f"unreachable {tried}", f"W&B cannot be used ({first_line(error)}); {instead}.")
     return Run()
+
+
+def _stage_inside(directory: Path) -> None:
+    """Have wandb stage the pictures of tables and the files of artifacts in a folder, unless the user named another.
+
+    Its own choice lies in the home folder: offline runs whose folder is moved would lose them.
+    """
+    if os.environ.get("WANDB_DATA_DIR", "") in ("", *_staged):
+        os.environ["WANDB_DATA_DIR"] = str(directory.resolve() / "staged")
+        _staged.add(os.environ["WANDB_DATA_DIR"])
 
 
 def _id_in(file: Path) -> str:
