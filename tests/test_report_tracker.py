@@ -128,6 +128,7 @@ def test_a_cell_is_easy_to_find_among_runs(tmp_path, monkeypatch):
     assert asked["tags"] == ["tuki", "global", "lora", "paperdoll", "van gogh"] and asked["project"] == "mine"
     about = asked["config"]["cell"]
     assert about["style"] == "van gogh" and about["weights"] == "w@1" and about["finetuned"] == "tuki-lora-9"
+    assert about["alike"] == tracking.alike(cell.record)
     assert asked["config"]["edit"] == {"name": "global"}
     assert run.used == ("tuki-lora-9", "model") and run.tables == {"edit/pictures": 4}
 

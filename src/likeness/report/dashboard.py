@@ -76,13 +76,16 @@ def trade_off() -> Any:
 
 
 def by_axis() -> Any:
-    """Headline metrics by subject, by edit and by style, and all of them at once."""
+    """Headline metrics by subject, by edit and by style, and all of them at once.
+
+    A bar is the mean of cells drawn and measured alike; those of another model, backbone or version have their own.
+    """
     ws, wr = _workspaces()
     panels = [
         wr.BarPlot(
             title=f"{named(metric)} by {axis}",
             metrics=[f"edit/{metric}", f"edit/{metric}_without"],
-            groupby=wr.Config(f"cell.{axis}"),
+            groupby=wr.Config(f"cell.alike.{axis}"),
             groupby_aggfunc="mean",
             groupby_rangefunc="stderr",
             layout=_at(8 * column, 6 * row, 8, 6),
@@ -98,15 +101,14 @@ def by_axis() -> Any:
 
 
 def reweighting() -> Any:
-    """What is drawn as a word's weight grows."""
+    """What is drawn as a word's weight grows, a point for each cell: a mean would mix models and subjects."""
     ws, wr = _workspaces()
     panels = [
         wr.ScatterPlot(
             title=f"{named(metric)} by the word's weight",
             x=wr.Config("cell.weight"),
             y=wr.SummaryMetric(f"edit/{metric}"),
-            running_ymean=True,
-            legend_template="${config:cell.word}",
+            legend_template="${config:cell.word} ${config:cell.alike.subject}",
             layout=_at(8 * column, 0, 8, 8),
         )
         for column, metric in enumerate(WEIGHTED)
