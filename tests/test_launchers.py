@@ -108,6 +108,11 @@ def finished(out: Path) -> int:
     return sum(cells.is_done(folder) for folder in (out / "cells").glob("[!.]*"))
 
 
+def written(out: Path) -> dict[str, int]:
+    """Return when each record was written, by its cell."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "cells").glob("[!.]*/record.json")}
+
+
 def assert_one_of_three_failed(out: Path, done: subprocess.CompletedProcess) -> None:
     shown = done.stdout + done.stderr
     assert done.returncode != 0 and finished(out) == 2, shown
@@ -129,8 +134,22 @@ def test_launchers_with_processes_of_their_own(out, launcher, plugin):
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     done = sweep(out, "target=cake,a b c,lasagne", f"hydra/launcher={launcher}")
     assert_one_of_three_failed(out, done)
+    before = written(out)
     again = sweep(out, "target=cake,lasagne", f"hydra/launcher={launcher}")
     assert again.returncode == 0 and finished(out) == 2, again.stderr
+    assert written(out) == before and len(before) == 2, "the second run draws nothing"
+
+
+def test_joblibs_workers_draw_what_is_missing_and_nothing_else(out):
+    """The launcher's own processes in every run of the tests; the rest of them is slow."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    from likeness.study.cell import run_cell
+
+    run_cell(tiny_study.sweep_of(out, "edit=local", "target=cake"), out / "run", ["edit=local", "target=cake"])
+    before = written(out)
+    done = sweep(out, "target=cake,lasagne", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0 and finished(out) == 2, done.stderr
+    assert before.items() <= written(out).items() and len(before) == 1, "what was there is not drawn again"
 
 
 @pytest.mark.slow
