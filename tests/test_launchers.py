@@ -1,6 +1,7 @@
 """One command on every launcher, what a missing one says, and how far a sweep is."""
 
 import io
+import json
 import os
 import resource
 import subprocess
@@ -100,7 +101,7 @@ def out(world, tmp_path, monkeypatch):
 
 def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess:
     small = ("sampler.num_inference_steps=2", "seeds=[0]", "logger=none", f"out={out}")
-    command = [sys.executable, "sweep.py", "-m", "edit=local", *arguments, *small]
+    command = [sys.executable, "sweep.py", "-m", "edit=local", *small, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
 
 
@@ -121,6 +122,16 @@ def test_a_failed_cell_is_reported_the_rest_goes_on_and_the_exit_code_says_so(ou
     done = sweep(out, "target=cake,a b c,lasagne")
     assert_one_of_three_failed(out, done)
     assert "cell 3 of 3" in done.stderr
+
+
+def test_a_refused_configuration_is_one_failed_cell_of_its_sweep(out):
+    done = sweep(out, "sampler.num_inference_steps=0,-1")
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr
+    (run,) = (out / "runs").iterdir()
+    left = [json.loads((run / job / "failed.json").read_text()) for job in "01"]
+    assert all("at least 1" in each["error"] and each["config"] is None for each in left)
+    assert "sampler.num_inference_steps=-1" in left[1]["command"] and "cell 2 of 2" in done.stderr
+    assert "2 of 2 cells failed" in done.stdout
 
 
 @pytest.mark.slow

@@ -138,6 +138,18 @@ def test_one_subjects_missing_model_costs_only_its_cell(one, out, capsys):
     assert not (runs / "1" / "failed.json").exists() and len(read_cells(folder.parent.glob("[!.]*"))[0]) == 2
 
 
+def test_a_job_that_was_killed_before_it_could_say_so_is_reported(one, out, capsys):
+    runs = out / "runs" / "sweep"
+    run_cell(one, runs / "0", ["edit=local"])
+    (runs / "1" / "hydra").mkdir(parents=True)
+    (runs / "2" / "hydra").mkdir(parents=True)
+    (runs / "2" / "hydra" / "config.yaml").write_text("seeds:\n- 0\ndry_run: true\n")
+    page = gather(runs)
+    shown = capsys.readouterr().out
+    assert "1 of 2 cells failed" in shown and "failed: 1: left nothing" in shown
+    assert "killed or timed out" in page.read_text()
+
+
 def test_an_error_within_a_cell_is_recorded_with_it_and_the_next_attempt_replaces_it(one, out):
     """Windows that hold no step are refused only once the steps are known: in the middle of drawing."""
     one.edit.cross_replace_steps = one.edit.self_replace_steps = [0.0, 0.0]
