@@ -164,6 +164,21 @@ def test_an_error_within_a_cell_is_recorded_with_it_and_the_next_attempt_replace
     assert len(list((out / "cells").glob("[!.]*"))) == 1
 
 
+def test_a_finished_cell_that_cannot_be_drawn_again_is_kept_and_the_failure_is_reported(one, out, capsys, monkeypatch):
+    runs = out / "runs" / "sweep"
+    folder = run_cell(one, runs / "0", ["edit=local"])
+    one.overwrite = True
+    monkeypatch.setattr(draw, "draw_cell", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError):
+        run_cell(one, runs / "0", ["edit=local", "overwrite=true"])
+    assert cells.is_done(folder) and not (runs / "0" / "cell.txt").exists()
+    left = json.loads((runs / "0" / "failed.json").read_text())
+    assert "out of memory" in left["error"] and left["command"].endswith("overwrite=true")
+    (runs / "1").mkdir()
+    gather(runs)
+    assert "failed: 0: tuki, edit=local: RuntimeError: out of memory" in capsys.readouterr().out
+
+
 @contextlib.contextmanager
 def no_room(size: int):
     """Let no file of this process grow beyond so many bytes, as a full disk would."""

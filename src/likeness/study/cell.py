@@ -35,7 +35,8 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
     """Draw and record one cell and point to it from the run folder; return its folder (None for a dry run).
 
     Whatever goes wrong is recorded with its error before it is raised: in the cell's folder, or in the job's where
-    it went wrong before there was a cell. Running the same command again draws what is missing.
+    it went wrong before there was a cell or a finished one could not be drawn again. Running the same
+    command again draws what is missing.
     """
     if sweep.dry_run:
         from likeness.study.dry_run import dry_run
@@ -77,7 +78,7 @@ def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: 
     if trace is not None:
         log.error("%s failed:\n%s", cell.folder.name if cell else " ".join(overrides), trace)
     try:
-        if cell is None:
+        if cell is None or cells.is_done(cell.folder):  # an earlier cell is kept, and has no place for the error
             failures.write(run_dir, sweep, overrides, shown, trace)
         else:
             cells.write_failed(cell.folder, cell.record("failed", error=shown, traceback=trace))
