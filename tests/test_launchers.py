@@ -1,5 +1,6 @@
 """One command on every launcher, what a missing one says, and how far a sweep is."""
 
+import dataclasses
 import io
 import json
 import os
@@ -156,7 +157,6 @@ def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, 
 
     monkeypatch.setattr(dry_run, "TOTAL", dry_run.Total())
     dry_run.records.cache_clear()
-    dry_run._by_config.cache_clear()
     there = tiny_study.sweep_of(out, "edit=local", "target=cake")
     folder = run_cell(there, out / "run", [])
     capsys.readouterr()
@@ -169,3 +169,25 @@ def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, 
     assert f"already there in {folder}" in shown and "target  A painting of a bnh keanu reeves eating a pizza" in shown
     assert "make it: python train.py subject=bnh" in shown and "(median of 1 recorded cells)" in shown
     assert "2 cells: 1 there, 1 to draw, about" in shown and not (out / "dry").exists()
+
+
+def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
+    from likeness.study.cell import run_cell
+
+    cell = tiny_study.sweep_of(out, "edit=local", "target=cake")
+    folder = run_cell(cell, out / "run", [])
+    cell.dry_run = True
+
+    def draws(**changed: bool) -> bool:
+        capsys.readouterr()
+        run_cell(dataclasses.replace(cell, **changed), out / "dry", ["edit=local"])
+        return "draws   nothing" not in capsys.readouterr().out
+
+    assert not draws() and draws(overwrite=True)
+    (folder / "images" / "seed0000-with.png").unlink()
+    assert draws()
+
+
+def test_a_dry_run_needs_no_launcher_and_adds_up_in_one_place(out):
+    done = sweep(out, "target=cake,pizza", "hydra/launcher=joblib", "dry_run=true")
+    assert done.returncode == 0 and "2 cells: 0 there, 2 to draw" in done.stdout, done.stdout + done.stderr

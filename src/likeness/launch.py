@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from likeness.errors import InputError
 from likeness.ranks import is_main_process
@@ -121,6 +121,9 @@ class RememberFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         RememberFolder.folder = Path(config.hydra.sweep.dir)
+        if config.dry_run:  # the total is added up in one process, and draws nothing that would need more
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.launcher = {"_target_": IN_PROCESS}
         missing = launcher_missing(config.hydra.launcher._target_)
         if missing:
             raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings

@@ -72,6 +72,15 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
     return _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
 
 
+def finished_cell(sweep: Sweep, plan: EditPlan) -> Path | None:
+    """Return the finished cell that `run_cell` would leave as it is; None where it would draw.
+
+    Raises InputError where the model is missing, or the device or precision is none of this machine's.
+    """
+    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
+    return cell.folder if cell.is_kept() else None
+
+
 def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: list[str], error: Exception) -> None:
     trace = None if isinstance(error, InputError) else "".join(traceback.format_exception(error))
     shown = str(error) if trace is None else f"{type(error).__name__}: {error}"
@@ -157,9 +166,13 @@ class _Cell:
             **more,
         }
 
+    def is_kept(self) -> bool:
+        """Say whether the cell is finished and nobody asked for it again."""
+        return cells.is_done(self.folder) and not self.sweep.overwrite
+
     def run(self, run_dir: Path) -> bool:
         """Draw, measure and record, unless it is done already; return whether anything was drawn."""
-        if cells.is_done(self.folder) and not self.sweep.overwrite:
+        if self.is_kept():
             print(f"already there: {self.folder}")
             return False
         if cells.is_torn(self.folder):
