@@ -96,12 +96,15 @@ def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: 
         log.error("the failure could not be recorded either: %s", second)
 
 
-def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, dict[str, Any]]:
-    """Draw a cell's pictures afresh, taking none from earlier; return them and the record of this drawing."""
+def redraw(sweep: Sweep, scratch: Path, overrides: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Draw a cell's pictures afresh, taking none from earlier; return them and the record of this drawing.
+
+    `overrides`: those of the cell's command, for the command that makes its model where that is missing.
+    """
     from likeness.study import draw
 
     plan = plan_edit(sweep)
-    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
+    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
     pipe = draw.load_cached(cell.base, cell.finetuned, cell.weights, cell.dtype, cell.device)
     return draw.draw_cell(pipe, sweep, plan, draw.PictureCache(scratch, {})), cell.record("redrawn")
 
