@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,9 +114,32 @@ def test_a_broken_picture_in_the_cache_is_drawn_again(one, out):
     before = (folder / "images" / "seed0000-without.png").read_bytes()
     (broken,) = [p for p in (out / "pictures").rglob("*.png") if p.read_bytes() == before]
     broken.write_bytes(before[:40])
-    one.overwrite = True
+    shutil.rmtree(folder)
     run_cell(one, out / "run", [])
-    assert (folder / "images" / "seed0000-without.png").read_bytes() == before
+    assert (folder / "images" / "seed0000-without.png").read_bytes() == before == broken.read_bytes()
+
+
+def drawn_again(folder: Path, run) -> int:
+    """Draw a cell anew that is gone; return how many pictures were drawn rather than taken from the cache."""
+    shutil.rmtree(folder)
+    return json.loads((run() / "record.json").read_text())["drawn"]
+
+
+def test_the_cache_gives_no_picture_of_other_versions_and_overwrite_takes_none(one, out, monkeypatch):
+    from likeness.study import environment
+
+    def run() -> Path:
+        return run_cell(one, out / "run", [])
+
+    folder = run()
+    assert drawn_again(folder, run) == 2
+    now = environment.environment()
+    other = now | {"packages": now["packages"] | {"diffusers": "0.0"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "environment", lambda: other)
+        assert drawn_again(folder, run) == 3
+    one.overwrite = True
+    assert drawn_again(folder, run) == 3
 
 
 def test_one_subjects_missing_model_costs_only_its_cell(one, out, capsys):

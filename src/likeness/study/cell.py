@@ -205,13 +205,16 @@ class _Cell:
     def _cache(self):
         from likeness.study.draw import PictureCache
 
+        packages = environment.environment()["packages"]
         key = {
+            "versions": {name: packages[name] for name in ("torch", "diffusers", "transformers")},
+            "device": self.device.partition(":")[0],
             "weights": self.weights,
             "dtype": self.dtype,
             "resolution": self.sweep.model.resolution,
             "sampler": asdict(self.sweep.sampler) | {"name": None},
         }
-        return PictureCache(Path(self.sweep.out) / "pictures", key)
+        return PictureCache(Path(self.sweep.out) / "pictures", key, fresh=self.sweep.overwrite)
 
     def _track(self, run_dir: Path, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """Log to W&B; whatever goes wrong there costs nothing here."""
