@@ -1,5 +1,6 @@
 """Edit one fine-tuned subject with and without Prompt-to-Prompt; one job of `-m` is one cell of a sweep."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,7 +53,13 @@ def gather_launched() -> None:
         from likeness.study.gather import gather
 
         progress.stop()
-        gather(folder)
+        try:
+            gather(folder)
+        except OSError as error:
+            raise SystemExit(
+                f"error: table and report of {folder} are not written: {error.strerror or error}. The cells are kept; "
+                f"free some space, then run: python -m likeness.study.gather {shlex.quote(str(folder))}"
+            ) from error
     if "likeness.study.dry_run" in sys.modules:
         sys.modules["likeness.study.dry_run"].print_total()
 
@@ -63,7 +70,6 @@ def has_jobs(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    launch.check_out(sys.argv[1:])
     launch.RememberFolder.started = show_progress
     try:
         main()

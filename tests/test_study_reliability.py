@@ -227,6 +227,14 @@ def test_a_full_disk_names_the_cell_and_keeps_the_others(one, out):
     assert cells.is_done(run_cell(other, out / "runs" / "1", []))
 
 
+def test_a_run_folder_that_cannot_be_written_costs_the_pointer_and_not_the_cell(one, out):
+    kept = run_cell(one, out / "runs" / "0", [])
+    (out / "runs" / "1").write_text("in the way")
+    with pytest.raises(InputError, match=r"is finished and kept, but .*runs/1 cannot point to it"):
+        run_cell(one, out / "runs" / "1", [])
+    assert cells.is_done(kept)
+
+
 def test_an_output_folder_that_cannot_be_written_is_named(one, out):
     (out / "cells").write_text("in the way")
     with pytest.raises(InputError, match=rf"cannot write the cell .* into {out / 'cells'}"):

@@ -54,7 +54,13 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
         raise error
     finally:
         progress.advance(time.perf_counter() - started, drawn)
-    failures.point_to(run_dir, cell.folder)
+    try:
+        failures.point_to(run_dir, cell.folder)
+    except OSError as error:
+        raise InputError(
+            f"the cell {cell.folder} is finished and kept, but {run_dir} cannot point to it: "
+            f"{error.strerror or error}. Free some space, then run the same command again."
+        ) from error
     return cell.folder
 
 
