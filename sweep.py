@@ -38,11 +38,16 @@ def record_refused(cfg, job: launch.Job, error: InputError) -> None:
         progress.advance(0.0, drawn=False)
 
 
-def show_progress(jobs: int) -> None:
-    """Put up the bar of a sweep whose jobs all run here."""
-    from likeness.study import progress
+def begin(folder: Path, jobs: int | None, here: bool) -> None:
+    """Make the run folder this launch's own, and put up the bar of a sweep whose jobs all run here."""
+    from likeness.study import failures, progress
 
-    progress.start(jobs)
+    try:
+        failures.begin(folder, jobs)
+    except OSError as error:
+        raise SystemExit(f"error: cannot write into the run folder {folder}: {error.strerror or error}.") from error
+    if jobs and here:
+        progress.start(jobs)
 
 
 def gather_launched() -> None:
@@ -70,7 +75,7 @@ def has_jobs(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    launch.RememberFolder.started = show_progress
+    launch.RememberFolder.started = begin
     try:
         main()
     finally:

@@ -14,7 +14,7 @@ import tiny_study
 from hydra import compose, initialize_config_dir
 
 from likeness import launch
-from likeness.study import cells, dry_run
+from likeness.study import cells, dry_run, failures
 from likeness.study.progress import SweepProgress
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +133,9 @@ def test_a_refused_configuration_is_one_failed_cell_of_its_sweep(out):
     assert all("at least 1" in each["error"] and each["config"] is None for each in left)
     assert "sampler.num_inference_steps=-1" in left[1]["command"] and "cell 2 of 2" in done.stderr
     assert "2 of 2 cells failed" in done.stdout
+    again = sweep(out, "seeds=[1,1]", f"hydra.sweep.dir={run}")
+    assert again.returncode != 0 and "cells failed" not in again.stdout, "one job: the other is an earlier launch's"
+    assert failures.jobs(run) == [run / "0"]
 
 
 @pytest.mark.slow

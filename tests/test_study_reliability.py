@@ -12,8 +12,9 @@ import tiny_study
 
 from likeness import metrics
 from likeness.errors import InputError
+from likeness.report.folders import cells_under
 from likeness.report.records import read_cells
-from likeness.study import cells, draw
+from likeness.study import cells, draw, failures
 from likeness.study.cell import run_cell
 from likeness.study.gather import gather
 
@@ -172,6 +173,22 @@ def test_a_job_that_was_killed_before_it_could_say_so_is_reported(one, out, caps
     shown = capsys.readouterr().out
     assert "1 of 2 cells failed" in shown and "failed: 1: left nothing" in shown
     assert "killed or timed out" in page.read_text()
+
+
+def test_a_run_folder_used_again_holds_the_jobs_of_the_last_launch_alone(tmp_path):
+    runs, made = tmp_path / "runs", [tmp_path / name for name in ("cake", "pizza", "lasagne")]
+    runs.mkdir()
+    failures.begin(runs, 3)
+    for number, cell in enumerate(made):
+        cell.mkdir()
+        failures.point_to(runs / str(number), cell)
+    assert failures.jobs(runs) == made
+    failures.begin(runs, 2)
+    failures.point_to(runs / "0", made[2])
+    assert failures.jobs(runs) == [made[2], runs / "1"], "job 1 of this launch has left nothing, job 2 is none of it"
+    failures.begin(runs, 0)
+    failures.point_to(runs, made[0])
+    assert failures.jobs(runs) == [made[0]] and cells_under([runs]) == [made[0]]
 
 
 def test_an_error_within_a_cell_is_recorded_with_it_and_the_next_attempt_replaces_it(one, out):

@@ -116,11 +116,14 @@ class RememberFolder(Callback):
     """
 
     folder: Path | None = None
-    started: Callable[[int], None] | None = None  # told the number of jobs, where this process runs them all
+    # told folder, number of jobs (0 for a single run, None where unknown) and whether this process runs them all
+    started: Callable[[Path, int | None, bool], None] | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         RememberFolder.folder = Path(config.hydra.run.dir)
         check_writable(config.out, config.hydra.run.dir)
+        if RememberFolder.started and not config.dry_run:
+            RememberFolder.started(RememberFolder.folder, 0, False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         RememberFolder.folder = Path(config.hydra.sweep.dir)
@@ -132,5 +135,5 @@ class RememberFolder(Callback):
         if missing:
             raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings
         jobs = count_jobs(list(config.hydra.overrides.task), dict(config.hydra.sweeper.get("params") or {}))
-        if RememberFolder.started and jobs and config.hydra.launcher._target_ == IN_PROCESS and not config.dry_run:
-            RememberFolder.started(jobs)
+        if RememberFolder.started and not config.dry_run:
+            RememberFolder.started(RememberFolder.folder, jobs, config.hydra.launcher._target_ == IN_PROCESS)

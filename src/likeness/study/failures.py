@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from likeness.config import Sweep, to_plain
@@ -10,6 +11,21 @@ from likeness.report.folders import FAILED
 from likeness.study import environment
 
 POINTER = "cell.txt"
+JOBS = "jobs.txt"  # in a run folder: how many numbered jobs belong to it
+
+
+def begin(run_dir: Path, jobs: int | None) -> None:
+    """Forget what an earlier launch left in this run folder; its cells are kept where they are.
+
+    `jobs`: how many numbered jobs follow, 0 for a single run; None where nobody knows.
+    """
+    for job in (run_dir, *(p for p in run_dir.glob("*") if p.name.isdigit())):
+        for name in (POINTER, FAILED):
+            (job / name).unlink(missing_ok=True)
+    if jobs is None:
+        (run_dir / JOBS).unlink(missing_ok=True)
+    else:
+        (run_dir / JOBS).write_text(f"{jobs}\n", encoding="utf-8")
 
 
 def point_to(run_dir: Path, cell: Path) -> None:
@@ -42,15 +58,26 @@ def write(run_dir: Path, sweep: Sweep | None, overrides: list[str], error: str, 
 def jobs(run_dir: Path) -> list[Path]:
     """Return the cell that each job of a run folder points at, or the job's own folder where it failed.
 
-    A numbered job that left neither was killed, or is still running; a dry run leaves nothing and is no job.
+    A numbered job that left neither was killed, or is still running; a dry run leaves nothing and is no job. Jobs
+    beyond those of the last launch are an earlier one's.
     """
-    folders = []
+    folders, count = [], _count(run_dir)
     for job in (run_dir, *sorted((p for p in run_dir.glob("*") if p.is_dir()), key=_number)):
+        if job != run_dir and job.name.isdigit() and int(job.name) >= count:
+            continue
         if (job / POINTER).is_file():
             folders.append(Path((job / POINTER).read_text(encoding="utf-8").strip()))
         elif (job / FAILED).is_file() or (job != run_dir and job.name.isdigit() and not _was_dry(job)):
             folders.append(job)
     return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def _count(run_dir: Path) -> float:
+    """Return how many numbered jobs the last launch into a run folder made; infinite where it did not say."""
+    try:
+        return int((run_dir / JOBS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return math.inf
 
 
 def _was_dry(job: Path) -> bool:
