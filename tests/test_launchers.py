@@ -87,6 +87,25 @@ def test_the_estimate_comes_from_drawn_cells_and_forgets_the_first():
     assert "about 70 s left" in stream.getvalue().splitlines()[-1]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_what_jobs_print_below_a_bar_reaches_a_log_and_on_a_terminal_stays_above_it(kind, monkeypatch):
+    stdout, stderr = kind(), Terminal()
+    monkeypatch.setattr("sys.stdout", stdout)
+    progress = SweepProgress(2, stderr)
+    try:
+        print("outputs/cells/one")
+        progress.advance(1.0, drawn=True)
+    finally:
+        progress.close()
+    assert ("outputs/cells/one" in stdout.getvalue()) == (kind is io.StringIO)
+    assert ("outputs/cells/one" in stderr.getvalue()) == (kind is Terminal)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return tiny_study.build_world(tmp_path_factory.mktemp("world"))
