@@ -72,7 +72,7 @@ def test_two_processes_that_draw_the_same_cells_at_once_lose_nothing(out):
     configurations = [(tiny_study.sweep_of(out, "edit=local", t), t) for t in tiny_study.targets(3)]
     tiny_study.pretend_to_finetune(configurations[0][0])
     tiny_study.draw_all(out, out / "runs", configurations[:1])
-    work = [lambda order=order: tiny_study.draw_all(out, out / "runs", configurations[::order]) for order in (1, 1)]
+    work = [lambda order=order: tiny_study.draw_all(out, out / "runs", configurations[::order]) for order in (1, -1)]
     children = [tiny_study.child(each) for each in work]
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
     tiny_study.draw_all(out, out / "runs", configurations)  # the pointers in order again
