@@ -147,6 +147,18 @@ def test_what_the_embedded_model_cannot_learn_is_said_before_the_work(world, tmp
     assert "note:" not in seen[1], "nothing to say about the shipped subject"
 
 
+def test_a_training_within_a_sweep_leaves_the_sweeps_bar_alone(world, tmp_path, recorder, capsys):
+    from likeness.study import progress
+
+    progress.start(1)
+    try:
+        finetune(train_of(tmp_path, "schedule.num_train_steps=1", "sample_every=0"), tmp_path / "run", [])
+    finally:
+        progress.stop()
+    shown = capsys.readouterr().err
+    assert "fine-tuning:" not in shown and "class pictures:" not in shown
+
+
 def test_a_word_of_the_embedded_models_language_is_no_identifier(world, tmp_path):
     train = train_of(tmp_path, "subject.identifier=blossom")
     with pytest.raises(InputError, match="'blossom' is a common word of the embedded"):

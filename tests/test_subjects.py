@@ -157,6 +157,12 @@ def test_class_pictures_are_drawn_once_and_never_depend_on_who_asks(tmp_path):
     assert torch.equal(blocks[2][1], blocks[0][1])
 
 
+@pytest.mark.parametrize("bar", [True, False])
+def test_class_pictures_show_a_bar_unless_told(tmp_path, capsys, bar):
+    class_images(ClassRequest("m", ("a man",)), 2, tmp_path, counting_draw([]), (2, 4, 4), bar=bar)
+    assert ("class pictures" in capsys.readouterr().err) == bar
+
+
 def test_processes_split_class_pictures_without_duplicates(tmp_path):
     request, shape, shares = ClassRequest("m", ("a man",)), (2, 4, 4), ([], [])
     for rank in (0, 1):

@@ -134,7 +134,7 @@ class Loop:
             total=settings.num_train_steps,
             desc="fine-tuning",
             unit="step",
-            disable=not self.processes.main,
+            disable=not (self.processes.main and settings.progress_bars),
         )
         for step in bar:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from likeness.metrics.statistics import paired
+from likeness.report.folders import FAILED
 from likeness.report.spreadsheet import read_rows
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
-FAILED = "failed.json"  # in a job's folder: it failed before there was a cell to put the error in
+LEFT_NOTHING = (
+    "left nothing: it is still running, or was killed or timed out; the same command draws it again once it has ended"
+)
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,15 @@ class Failed:
 
 
 def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]:
-    """Read cell folders; what is unreadable or failed comes back in the second list."""
+    """Read cell folders; what is unreadable, failed or left without a word comes back in the second list."""
     cells, failed = [], []
     for folder in folders:
+        name = next((n for n in ("record.json", FAILED) if (folder / n).is_file()), None)
+        if name is None and folder.name.isdigit():  # a job's folder, not a cell's
+            failed.append(Failed(folder, LEFT_NOTHING))
+            continue
         try:
-            name = "record.json" if (folder / "record.json").is_file() else FAILED
-            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            record = json.loads((folder / (name or FAILED)).read_text(encoding="utf-8"))
             if record.get("status") != "done":
                 failed.append(Failed(folder, str(record.get("error")), record.get("command")))
                 continue
