@@ -30,6 +30,7 @@ from likeness.prompt_to_prompt.maps import AttentionMaps, Masks
 from likeness.prompt_to_prompt.processor import EditedAttention
 from likeness.prompt_to_prompt.words import RememberingTokenizer
 
+MOST_STEPS = 1000
 REFERENCE_LIMITS = {"reference_stable": 16 * 16, "reference_null": 32 * 32}
 
 
@@ -52,9 +53,10 @@ class PromptToPrompt:
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
         self._open = True
-        steps = options["num_inference_steps"] or 50
+        steps = options["num_inference_steps"] or MOST_STEPS  # unknown until sampling: refuse what no count can mend
         self._compile(steps, steps)
-        self.notices += edit_notices(self.control.edits, edits, prompts[0], self.tokenizer, self.behaviour)
+        self._judged = self._edit_notices()  # again once the steps are known
+        self._notice(self._judged)
         self.attention_maps = AttentionMaps(self.control, self.tokenizer, prompts)
         self.masks = Masks(self.control)
 
@@ -136,8 +138,12 @@ class PromptToPrompt:
                 "latents=p2p.latents(noise), with the noise of each image."
             )
         self._compile(self.pipe.scheduler.num_inference_steps, evaluations, sample.device)
+        self.notices = [notice for notice in self.notices if notice not in self._judged]
+        self._judged = self._edit_notices()
+        self._notice(self._judged)
         size = tuple(sample.shape[-2:])
-        chosen = recorded_layers(self.layers, size, self.behaviour) if self.control.records else frozenset()
+        layers_of = "corrected" if self.control.blender is None else self.behaviour  # the reference's are its blend's
+        chosen = recorded_layers(self.layers, size, layers_of) if self.control.records else frozenset()
         self.control.begin(rows, guided, size, chosen)
         self._notice(limit_notices(self.control, self.layers))
         self._install()
@@ -173,6 +179,9 @@ class PromptToPrompt:
         result = {"latents": latents}
         after: Callable[..., dict[str, Tensor]] | None = self.options["callback_on_step_end"]
         return result | (after(pipe, step, timestep, {**given, **result}) or {}) if after else result
+
+    def _edit_notices(self) -> list[str]:
+        return edit_notices(self.control.edits, self.edits, self.prompts[0], self.tokenizer, self.behaviour)
 
     def _notice(self, found: list[str]) -> None:
         self.notices += [notice for notice in found if notice not in self.notices]
