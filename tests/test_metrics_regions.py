@@ -73,7 +73,7 @@ def test_masks_grow_to_the_pictures_size():
 
 
 def test_a_drawn_cell_keeps_where_it_acted(tiny_pipe, tmp_path):
-    edit = Edit(name="blend", operator="replace", blend=Blend(threshold=0.3, start=0.0), self_replace_resolution=16)
+    edit = Edit(name="blend", operator="replace", blend=Blend(threshold=0.3, start=0.0))
     sweep = Sweep(
         model=Model(name="tiny", source="x", seeds_per_call=2),
         edit=edit,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import II, MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from likeness.errors import InputError
@@ -150,7 +150,7 @@ class Edit:
     cross_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.8])
     self_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.4])
     word_windows: dict[str, list[float]] = field(default_factory=dict)
-    self_replace_resolution: int | None = II("model.self_replace_resolution")
+    self_replace_resolution: int | None = None  # None: the model's
     behaviour: str = "corrected"
     blend: Blend | None = None
 
@@ -255,6 +255,8 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     if ":" not in edit.operator:  # module:Class is an edit of your own, see study.extensions
         _one_of("edit.operator", edit.operator, OPERATORS)
     _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
+    if edit.self_replace_resolution is None:
+        edit.self_replace_resolution = sweep.model.self_replace_resolution
     for name, window in {
         "edit.cross_replace_steps": edit.cross_replace_steps,
         "edit.self_replace_steps": edit.self_replace_steps,
