@@ -79,6 +79,20 @@ def test_a_bar_is_of_cells_drawn_and_measured_alike(other, sections):
     assert not any(means), "a running mean would be over cells of every model"
 
 
+def test_every_panel_of_training_finds_what_is_logged(sections):
+    """Names as history.csv of one subject holds them, and of several in one model."""
+    alone = ["subject_clip_i", "prior_drift_lpips", "other_bleed_identity", "identifier_entropy", "class_focus_change"]
+    logged = [f"{prefix}{name}" for prefix in ("health/", "health/tuki/") for name in alone]
+    logged += ["validation/loss_instance"]
+    configs = [panel["config"] for panel in sections["Training health"]]
+    patterns = [config["metricRegex"] for config in configs if config.get("metricRegex")]
+    assert len(patterns) >= 4
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, name) for name in logged), pattern
+    for name in logged:
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
 def test_without_an_account_it_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE")

@@ -66,7 +66,7 @@ def group_table(title: str, cells: Sequence[CellResult], key: Callable[[CellResu
     metrics = present(cells)
     lines = []
     for name, members in groups.items():
-        n = sum(member.summary["n"] for member in members)
+        n = sum(member.summary["n"] for member in members if member.compares)
         values = [text(name), Value(str(len(members)), len(members)), Value(str(n), n)]
         for metric in metrics:
             values += compared(metric, pooled(members, metric), members[0])

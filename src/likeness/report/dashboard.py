@@ -129,8 +129,8 @@ def training() -> Any:
                     layout=_at(0, 7, 8, 7)),
         wr.LinePlot(title="drift and bleeding of other people", x=step, metric_regex="health/(.*/)?(prior|other)_.*",
                     layout=_at(8, 7, 8, 7)),
-        wr.LinePlot(title="health of attention", x=step, metric_regex="health/(.*/)?(entropy|focus|mass).*",
-                    layout=_at(16, 7, 8, 7)),
+        wr.LinePlot(title="health of attention", x=step,
+                    metric_regex="health/(.*/)?(identifier|class)_(entropy|focus|mass).*", layout=_at(16, 7, 8, 7)),
         wr.MediaBrowser(title="samples", media_keys=["samples/grid"], num_columns=3, layout=_at(0, 14, 24, 12)),
     ]  # fmt: skip
     return ws.Section(name="Training health", panels=panels)

@@ -102,6 +102,17 @@ class Failed:
     command: str | None = None
 
 
+NEEDED = {
+    "record.json": ("axes", "directions", "environment", "seeds", "source_prompt", "target_prompt"),
+    "summary.json": ("metrics", "n"),
+}
+
+
+def direction_of(cells: Sequence[CellResult], metric: str) -> str:
+    """Return which way a metric points, as the cells that have it say."""
+    return next((found for cell in cells if (found := cell.record["directions"].get(metric))), "neutral")
+
+
 def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]:
     """Read cell folders; what is unreadable, failed or left without a word comes back in the second list."""
     cells, failed = [], []
@@ -116,6 +127,9 @@ def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]
                 failed.append(Failed(folder, str(record.get("error")), record.get("command")))
                 continue
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            for file, content in (("record.json", record), ("summary.json", summary)):
+                if absent := [key for key in NEEDED[file] if key not in content]:
+                    raise ValueError(f"{file} has no {', '.join(absent)}; overwrite=true draws the cell again.")
             cells.append(CellResult(folder, record, summary, read_rows(folder / "results.csv")))
         except (OSError, ValueError, AttributeError) as error:
             failed.append(Failed(folder, f"unreadable: {error}"))

@@ -51,7 +51,7 @@ def overall(cells: Sequence[CellResult], metrics: Sequence[str]) -> list[list[st
         found = pooled(members, "edit_success")
         happened = f"{found['with']:.0%} / {found['without']:.0%}" if found else "–"
         entries = {metric: pooled(members, metric) for metric in metrics}
-        n = sum(member.summary["n"] for member in members)
+        n = sum(member.summary["n"] for member in members if member.compares)
         which = "all" if len(members) == len(cells) else f"measured alike ({number})"
         rows.append([which, "", f"{len(members)} cells", str(n), happened,
                      *(interval(name, entry and entry["difference"]) for name, entry in entries.items())])  # fmt: skip
