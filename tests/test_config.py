@@ -11,7 +11,7 @@ from likeness.config import load_subject
 from likeness.errors import InputError
 from likeness.study.edits import local_blend
 from likeness.study.finetune import prior_of
-from likeness.study.place import model_folder
+from likeness.study.place import model_folder, need_finetuned
 from likeness.study.plan import plan_edit
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -179,3 +179,17 @@ def test_a_four_line_subject_is_enough(tmp_path):
 )
 def test_slugs_are_safe_in_paths(text, expected):
     assert config.slug(text) == expected
+
+
+def test_automatic_precision_is_what_it_is_on_the_device(tmp_path, monkeypatch):
+    """A model trained in float16 on a GPU is another one; a sweep on the CPU says that it is there."""
+    common = ("model=sd15", "subject=bnh", "device=cpu", f"out={tmp_path}")
+    auto, whole, half = (sweep(*common, f"model.mixed_precision={p}") for p in ("auto", "no", "fp16"))
+    assert model_folder(auto) == model_folder(whole) != model_folder(half)
+    with pytest.raises(InputError) as none:
+        need_finetuned(auto, "python train.py")
+    assert "in precision" not in str(none.value)
+    monkeypatch.setattr("likeness.dreambooth.is_finished", lambda folder: folder == model_folder(half))
+    with pytest.raises(InputError, match=r"in precision fp16 \(here: no\); model.mixed_precision=fp16 takes"):
+        need_finetuned(auto, "python train.py")
+    assert need_finetuned(half, "python train.py") == model_folder(half)

@@ -1,10 +1,15 @@
 """Attention health: the reader attends as diffusers does, is taken off again, and the numbers mean what they say."""
 
+import contextlib
+
 import pytest
 import tiny_dreambooth as tiny
 import torch
 
+from likeness.dreambooth.batches import Batches
 from likeness.dreambooth.health import shape_of, token_positions, word_maps
+from likeness.dreambooth.setup import training_scheduler
+from likeness.dreambooth.validation import Validation
 from likeness.models import load_pipeline
 
 
@@ -47,3 +52,19 @@ def test_words_are_found_by_their_tokens(pipe):
     found = token_positions(pipe.tokenizer, prompt, "tuki")
     assert pipe.tokenizer.decode([ids[k] for k in found]).strip() == "tuki" and len(found) == 4
     assert token_positions(pipe.tokenizer, prompt, "dog") == []
+
+
+def test_every_subject_is_read_at_the_same_timesteps_on_photos_that_differ(pipe, monkeypatch):
+    concepts = [tiny.concept(tiny.root() / "photos", prior=False)]
+    concepts.append(tiny.concept(tiny.root() / "photos2", "bnhx", "dog", prior=False))
+    batches = Batches(pipe, concepts, [[], []], tiny.settings(crops=2), 32, None, torch.device("cpu"))
+    seen = []
+    monkeypatch.setattr(
+        "likeness.dreambooth.health.measure", lambda pipe, concept, *given: seen.append((concept, *given)) or {}
+    )
+    Validation(batches, concepts, training_scheduler(pipe), contextlib.nullcontext).health()
+    assert [concept for concept, *_ in seen] == concepts
+    for _, latents, noise, timesteps, _ in seen:
+        assert timesteps.tolist() == [125, 375, 625, 875]
+        assert torch.equal(noise, seen[0][2])
+        assert len(latents.flatten(1).unique(dim=0)) == (4 if latents is seen[0][1] else 3)

@@ -1,10 +1,13 @@
 """What a user may get wrong: one clear error each, before anything is trained."""
 
 import shutil
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny_dreambooth as tiny
+import torch
 
 from likeness.dreambooth import TrainSettings, check_concepts
 from likeness.dreambooth.setup import Run, check_pipeline
@@ -84,6 +87,21 @@ def test_eight_bit_adam_needs_its_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'likeness\[8bit\]'"):
         TrainSettings(use_8bit_adam=True)
+
+
+def test_eight_bit_adam_that_does_not_run_on_the_device(tmp_path, monkeypatch):
+    class NoKernel(torch.optim.SGD):
+        def __init__(self, groups, **options):
+            super().__init__(groups)
+
+        def step(self):
+            raise NotImplementedError("no kernel for cpu\nand a long list")
+
+    fake = SimpleNamespace(optim=SimpleNamespace(AdamW8bit=NoKernel), __spec__="there")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
+    with pytest.raises(InputError, match=r"no 8-bit optimizer that runs on cpu \(no kernel for cpu\)"):
+        tiny.train_tiny(tmp_path / "run", use_8bit_adam=True)
+    assert not (tmp_path / "run").exists(), "said before long work"
 
 
 def test_a_model_that_cannot_be_trained(tmp_path):

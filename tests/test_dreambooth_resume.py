@@ -150,6 +150,35 @@ def test_an_optimizer_that_counts_in_integers_goes_on_counting():
     assert state["step"] == 2 and type(state["step"]) is int and state["codes"].dtype == torch.uint8
 
 
+def test_an_optimizer_that_nests_and_shares_its_memory_is_restored(tmp_path):
+    """As 8-bit Adam does: one code book for all parameters, in a dict within the state."""
+    from likeness.dreambooth import checkpoint
+    from likeness.dreambooth.trainable import Trainable
+
+    book = torch.arange(4.0)
+
+    class Nesting(torch.optim.SGD):
+        def state_dict(self):
+            inner = {"qmap1": book, "qmap2": book, "codes": torch.ones(2, dtype=torch.uint8)}
+            return super().state_dict() | {"state": {k: {"step": 3, "quant": dict(inner)} for k in range(2)}}
+
+        def load_state_dict(self, given):
+            self.loaded = given["state"]
+
+    def make():
+        ps = {f"p{k}": torch.nn.Parameter(torch.zeros(2)) for k in range(2)}
+        return Trainable({"unet": ps}, Nesting(ps.values(), lr=1.0), [1.0])
+
+    scaler, restored = torch.amp.GradScaler("cpu", enabled=False), make()
+    assert checkpoint.load(checkpoint.save(tmp_path, 1, make(), scaler, {}), restored, scaler) == 1
+    wanted = make().optimizer.state_dict()["state"]
+    assert restored.optimizer.loaded.keys() == wanted.keys() == {0, 1}
+    for k, memory in wanted.items():
+        found = restored.optimizer.loaded[k]
+        assert found.keys() == memory.keys() and found["step"] == 3
+        assert tiny.same(found["quant"], memory["quant"])
+
+
 @pytest.fixture
 def interrupted(tmp_path, reference):
     """A run whose final model was not written yet."""
@@ -176,6 +205,41 @@ def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
     assert result.resumed_from == 4
     assert said == result.notices and "checkpoint-6 is torn" in said[0]
     assert_same_run(interrupted, reference)
+
+
+def test_torn_checkpoints_ahead_never_push_out_good_ones(interrupted):
+    """Steps 4 and 6 are torn, so the run starts anew; what it saves must survive the two ahead of it."""
+    for step in (4, 6):
+        (interrupted / f"checkpoint-{step}" / "trainable.safetensors").write_bytes(b"torn")
+    kept = []
+
+    def look(event):
+        if event.kind == "log":
+            kept.append({f.name for f in interrupted.glob("checkpoint-*")})
+
+    options = OPTIONS | {"checkpoint_every": 1}
+    root = interrupted.with_name("run-class")
+    assert tiny.train_tiny(interrupted, class_root=root, on_event=look, **options).resumed_from == 0
+    assert kept[1:3] == [{"checkpoint-1"}, {"checkpoint-1", "checkpoint-2"}]
+    assert kept[5] == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_only_checkpoints_of_this_run_are_deleted(tmp_path):
+    """A whole checkpoint of another run and a stranger's folder stay, and are named once."""
+    out, said = tmp_path / "run", []
+    tiny.train_tiny(tmp_path / "other", learning_rate=2e-3, num_train_steps=1)
+
+    def interfere(event):
+        said.extend(event.notices)
+        if event.kind == "log" and event.step == 3:
+            shutil.copytree(tmp_path / "other" / "checkpoint-1", out / "checkpoint-1")
+            (out / "checkpoint-0").mkdir()
+            (out / "checkpoint-0" / "optimizer.bin").write_bytes(b"pickle")
+
+    tiny.train_tiny(out, on_event=interfere)
+    left = {"checkpoint-0", "checkpoint-1", "checkpoint-4", "checkpoint-6"}
+    assert {f.name for f in out.glob("checkpoint-*")} == left
+    assert said == [f"checkpoint-{k} is not of this run: left alone" for k in (1, 0)]
 
 
 def test_a_foreign_checkpoint_is_refused(interrupted):

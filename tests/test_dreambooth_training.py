@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,11 @@ from diffusers import StableDiffusionPipeline
 
 from likeness.dreambooth import is_finished, load_finetuned
 from likeness.dreambooth.batches import Batches
+from likeness.dreambooth.card import write_card
 from likeness.dreambooth.sampling import SampleGrid, draw
+from likeness.dreambooth.setup import Run
 from likeness.errors import InputError
-from likeness.models import load_pipeline
+from likeness.models import ModelSource, load_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 NOISE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
@@ -118,6 +121,23 @@ def test_the_card_says_how_it_was_made_and_what_was_measured(full):
     assert 'from_pretrained("model")' in card and "consent" in card
 
 
+@pytest.mark.parametrize(
+    ("base", "config", "line"),
+    [
+        ("a/hub-name", None, 'from_pretrained("a/hub-name")'),
+        ("base.safetensors", None, 'from_single_file("base.safetensors")'),
+        ("base.safetensors", "layout", 'from_single_file("base.safetensors", config="layout")'),
+    ],
+)
+def test_the_card_loads_a_loras_base_as_it_is_stored(tmp_path, base, config, line):
+    model = ModelSource("tiny", base, config=config)
+    settings = tiny.settings(method="lora")
+    run = Run(model, [tiny.concept(tiny.root() / "photos")], settings, tmp_path, None, {"model": "0"}, print)
+    write_card(run, {}, {}, 6)
+    card = (tmp_path / "README.md").read_text()
+    assert f'pipe = StableDiffusionPipeline.{line}\npipe.load_lora_weights("lora")\n' in card
+
+
 def test_the_rung_that_is_chosen_becomes_the_model(tmp_path):
     seen, shown = [], []
 
@@ -151,6 +171,24 @@ def test_a_finished_run_is_not_repeated_and_not_overwritten(full):
     assert events == []
     with pytest.raises(InputError, match=r"settings.learning_rate: 0.001 -> 0.002"):
         tiny.train_tiny(out, learning_rate=2e-3)
+
+
+def test_what_a_kill_at_the_very_end_left_goes_when_the_run_is_found_finished(full):
+    out = full[0]
+    before = sorted(f.name for f in out.iterdir())
+    for name in ("rungs", ".model.old", ".model.partial"):
+        shutil.copytree(out / "model", out / name)
+    (out / ".settings.json.partial").write_text("{")
+    assert tiny.train_tiny(out, sample_every=0).resumed_from == 6
+    assert sorted(f.name for f in out.iterdir()) == before
+
+
+def test_a_folder_killed_while_it_was_replaced_leaves_nothing(tmp_path):
+    from likeness.dreambooth.storage import write_folder
+
+    (tmp_path / ".model.old").mkdir()
+    write_folder(tmp_path / "model", lambda folder: (folder / "new").write_text(""), "the model")
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
 
 
 def test_lora_leaves_the_base_alone_and_loads_again(tmp_path):
@@ -272,7 +310,8 @@ def test_cached_and_uncached_batches_are_the_same_and_always_fresh(tmp_path):
         )
         made.append(batches)
     for step in (0, 1, 17):
-        one, other = (batches.batch(step, 0, 1) for batches in made)
+        with torch.autocast("cpu", torch.bfloat16):  # as a step in reduced precision
+            one, other = (batches.batch(step, 0, 1) for batches in made)
         assert torch.allclose(one.latents, other.latents, atol=1e-5)
         assert torch.equal(one.noise, other.noise) and torch.equal(one.timesteps, other.timesteps)
     rows = [made[0].stream.instance_rows(made[0].stream.positions(s, 0, 1)) for s in range(40)]

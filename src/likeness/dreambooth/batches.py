@@ -179,10 +179,14 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
 
 @torch.no_grad()
 def encode(vae, pixels: Tensor, device: torch.device) -> Posterior:
-    """Encode (n, 3, h, w) in [0, 1] in small fixed groups, in the VAE's precision, kept in float32."""
+    """Encode (n, 3, h, w) in [0, 1] in small fixed groups, in the VAE's precision, kept in float32.
+
+    Also within a training step under autocast, so that uncached latents equal cached ones.
+    """
     means, stds = [], []
     for group in pixels.split(ENCODE_BATCH):
-        posterior = vae.encode((group * 2 - 1).to(device, vae.dtype)).latent_dist
+        with torch.autocast(device.type, enabled=False):
+            posterior = vae.encode((group * 2 - 1).to(device, vae.dtype)).latent_dist
         means.append(posterior.mean.float())
         stds.append(posterior.std.float())
     return Posterior(torch.cat(means), torch.cat(stds))

@@ -6,18 +6,17 @@ import json
 
 from likeness.dreambooth.setup import Run
 from likeness.dreambooth.storage import write_text
+from likeness.models import ModelSource
 from likeness.subjects import photos_hash
+
+PIPELINE = "pipe = StableDiffusionPipeline"
 
 
 def write_card(run: Run, before: dict[str, float], after: dict[str, float], step: int) -> None:
     """Write README.md into the run's folder; `before` holds what was measured of the base model."""
     lora = run.settings.method == "lora"
     concepts, model = run.concepts, run.model
-    load = (
-        f'pipe = StableDiffusionPipeline.from_pretrained("{model.source}")\npipe.load_lora_weights("lora")'
-        if lora
-        else 'pipe = StableDiffusionPipeline.from_pretrained("model")'
-    )
+    load = f'{_load_base(model)}\npipe.load_lora_weights("lora")' if lora else f'{PIPELINE}.from_pretrained("model")'
     if lora and model.source == "embedded":
         load = load.replace('"embedded"', "likeness.paperdoll.weights.pipeline_dir()")
         load = f"import likeness.paperdoll.weights\n\n{load}"
@@ -70,6 +69,14 @@ Fixed noise and timesteps, so that runs compare; `samples/` and `history.csv` ho
 {_rows(run.settings.deciding())}
 """,
     )
+
+
+def _load_base(model: ModelSource) -> str:
+    """Return the line that loads the base model: by its hub name, from a folder, or from one file."""
+    if not model.source.endswith(".safetensors"):
+        return f'{PIPELINE}.from_pretrained("{model.source}")'
+    layout = f', config="{model.config}"' if model.config else ""
+    return f'{PIPELINE}.from_single_file("{model.source}"{layout})'
 
 
 def _measured(before: dict[str, float], after: dict[str, float]) -> str:

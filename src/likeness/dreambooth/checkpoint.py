@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from likeness.dreambooth.storage import need_space, read_json, refuse_changed, write_folder
+from likeness.dreambooth.storage import differences, need_space, read_json, refuse_changed, write_folder
 from likeness.dreambooth.trainable import Trainable
 from likeness.errors import InputError
 
@@ -25,8 +25,8 @@ STATE = "state.json"
 PROGRAM = "likeness.dreambooth"
 
 
-def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, Any], keep: int) -> Path:
-    """Write out/checkpoint-<step>, then delete all but the last `keep`."""
+def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, Any]) -> Path:
+    """Write out/checkpoint-<step>."""
     tensors = _tensors(trainable)
     size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     need_space(out, size, f"checkpoint {step}")
@@ -40,22 +40,40 @@ def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, An
 
     target = out / f"checkpoint-{step}"
     write_folder(target, fill, f"checkpoint {step}")
-    for old in _numbered(out)[keep:]:
-        shutil.rmtree(old)
     return target
+
+
+def prune(out: Path, step: int, identity: dict[str, Any], keep: int) -> list[str]:
+    """Keep the one just saved and the newest whole ones before it, `keep` in all; name what others left there.
+
+    Only checkpoints of this very run are deleted. Those beyond `step` were skipped as torn when it was resumed.
+    """
+    kept, foreign = 1, []
+    for folder in _numbered(out):
+        number = _number(folder)
+        state = read_json(folder / STATE)
+        if number == step or _torn(folder, state):
+            continue
+        if not _ours(state) or differences(state["identity"], identity):
+            foreign.append(folder.name)
+        elif number > step or kept >= keep or _broken(folder, state):
+            shutil.rmtree(folder)
+        else:
+            kept += 1
+    return foreign
 
 
 def find(out: Path, identity: dict[str, Any], notices: list[str]) -> Path | None:
     """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones."""
     for folder in _numbered(out):
         state = read_json(folder / STATE)
-        if state is None and any(folder.glob("*.safetensors")) and not _foreign_files(folder):
+        if _torn(folder, state):
             notices.append(f"{folder.name} is torn (no readable {STATE}): skipped")
             continue
-        if state is None or state.get("program") != PROGRAM:
+        if not _ours(state):
             raise InputError(f"{folder} was not written by this program; move it elsewhere.")
         refuse_changed(state["identity"], identity, out)
-        broken = [name for name, known in state["files"].items() if not _whole(folder / name, *known)]
+        broken = _broken(folder, state)
         if broken:
             notices.append(f"{folder.name} is torn ({', '.join(broken)}): skipped")
             continue
@@ -85,30 +103,66 @@ def load(folder: Path, trainable: Trainable, scaler) -> int:
 def _tensors(trainable: Trainable) -> dict[str, dict[str, Tensor]]:
     named = trainable.named()
     groups = {"trainable": {name: p.detach().contiguous() for name, p in named.items()}}
-    groups["optimizer"] = {
-        f"{index}.{key}": torch.as_tensor(value).contiguous()
-        for index, memory in trainable.optimizer.state_dict()["state"].items()
-        for key, value in memory.items()
-    }
+    groups["optimizer"] = _unshared(_flat(trainable.optimizer.state_dict()["state"]))
     if trainable.ema is not None:
         groups["ema"] = dict(zip(named, trainable.ema, strict=True))
     return groups
 
 
+def _flat(memory: dict, prefix: str = "") -> dict[str, Tensor]:
+    """Name an optimizer's values by their path, "0.exp_avg"; 8-bit optimizers nest dicts in dicts."""
+    flat: dict[str, Tensor] = {}
+    for key, value in memory.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: torch.as_tensor(value).contiguous()}
+    return flat
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy every tensor whose memory an earlier one has, as 8-bit Adam's code books; safetensors refuses those."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        alone[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return alone
+
+
 def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
     optimizer = trainable.optimizer
-    memory: dict[int, dict[str, Tensor | int]] = {}
+    memory: dict[int, dict[str, Any]] = {}
     for name, tensor in stored.items():
-        index, key = name.split(".", 1)
+        index, *path, key = name.split(".")
+        inner = memory.setdefault(int(index), {})
+        for part in path:
+            inner = inner.setdefault(part, {})
         counter = tensor.ndim == 0 and not tensor.is_floating_point()  # 8-bit Adam counts its steps in an int
-        memory.setdefault(int(index), {})[key] = tensor.item() if counter else tensor
+        inner[key] = tensor.item() if counter else tensor
     optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _numbered(out: Path) -> list[Path]:
     """List checkpoint folders, newest first."""
     found = [f for f in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", f.name)]
-    return sorted(found, key=lambda folder: int(folder.name.split("-")[1]), reverse=True)
+    return sorted(found, key=_number, reverse=True)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
+
+
+def _ours(state: dict[str, Any] | None) -> bool:
+    return state is not None and state.get("program") == PROGRAM
+
+
+def _torn(folder: Path, state: dict[str, Any] | None) -> bool:
+    """Say whether a folder without a readable manifest holds our files and no others."""
+    return state is None and any(folder.glob("*.safetensors")) and not _foreign_files(folder)
+
+
+def _broken(folder: Path, state: dict[str, Any]) -> list[str]:
+    return [name for name, known in state["files"].items() if not _whole(folder / name, *known)]
 
 
 def _foreign_files(folder: Path) -> list[Path]:

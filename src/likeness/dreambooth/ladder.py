@@ -15,18 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from likeness.dreambooth.settings import TrainSettings
-from likeness.dreambooth.storage import need_space
+from likeness.dreambooth.storage import RUNGS, need_space
 from likeness.dreambooth.trainable import Trainable
 from likeness.errors import InputError
-
-FOLDER = "rungs"
 
 
 class Ladder:
     """Rung files of a run in out/rungs, one per step of `settings.rungs`; gone when the run is finished."""
 
     def __init__(self, out: Path, settings: TrainSettings, trainable: Trainable) -> None:
-        self.folder, self.steps, self.trainable = out / FOLDER, settings.rungs, trainable
+        self.folder, self.steps, self.trainable = out / RUNGS, settings.rungs, trainable
 
     def keep(self, step: int) -> None:
         """Store the weights a model of this step would have: the average where there is one."""

@@ -34,7 +34,7 @@ from likeness.dreambooth.setup import (
     prepare_class_files,
     training_scheduler,
 )
-from likeness.dreambooth.trainable import Trainable, prepare
+from likeness.dreambooth.trainable import Trainable, check_optimizer, prepare
 from likeness.dreambooth.validation import Validation
 from likeness.errors import InputError
 from likeness.models import ModelSource, load_pipeline, weights_id
@@ -66,6 +66,7 @@ def train(
     device = models.resolve_device(device)
     models.resolve_dtype(PRECISION[settings.mixed_precision], device)
     processes = Processes(device, settings.mixed_precision)
+    processes.everywhere(lambda: check_optimizer(settings, processes.device))
     with contextlib.ExitStack() as stack:
         processes.on_main(lambda: stack.enter_context(storage.locked(out)))
         model_id = processes.on_main(lambda: weights_id(model))
@@ -254,10 +255,15 @@ class Loop:
             "world": self.processes.world,
             "device": self.processes.device.type,
         }
-        folder = checkpoint.save(
-            self.run.out, step, self.trainable, self.scaler, about, self.settings.keep_checkpoints
-        )
-        self.run.on_event(Event("checkpoint", step, path=folder))
+        run = self.run
+        folder = checkpoint.save(run.out, step, self.trainable, self.scaler, about)
+        run.on_event(Event("checkpoint", step, path=folder))
+        foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints)
+        left = [f"{name} is not of this run: left alone" for name in foreign]
+        new = [notice for notice in left if notice not in run.notices]
+        if new:
+            run.notices += new
+            run.on_event(Event("notice", step, notices=new))
         return folder
 
     def _finish(self) -> dict[str, float]:
@@ -294,7 +300,10 @@ def _finished(run: Run) -> dict | None:
     if record is None or "identity" not in record:
         return None
     storage.refuse_changed(record["identity"], run.identity, run.out)
-    return record if storage.is_finished(run.out) else None
+    if not storage.is_finished(run.out):
+        return None
+    storage.remove_leftovers(run.out)
+    return record
 
 
 def _ignore(event: Event) -> None:

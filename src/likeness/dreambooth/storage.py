@@ -20,6 +20,7 @@ from likeness.subjects import make_folder, photos_hash
 
 FORMAT = 1
 SETTINGS = "settings.json"
+RUNGS = "rungs"
 RESULTS = {"full": "model/model_index.json", "lora": "lora/pytorch_lora_weights.safetensors"}
 
 
@@ -118,6 +119,15 @@ def write_folder(target: Path, fill: Callable[[Path], None], what: str) -> None:
         raise
 
 
+def remove_leftovers(out: Path) -> None:
+    """Delete what a finished run no longer needs and could not delete itself when it was killed at its end."""
+    for place in (out / RUNGS, *out.glob(".*.old"), *out.glob(".*.partial")):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically."""
     fresh = path.with_name(f".{path.name}.partial")
@@ -174,14 +184,12 @@ def _folder_hash(folder: Path) -> str:
 
 
 def _replace_folder(fresh: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
     if target.exists():
-        old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
-        fresh.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        fresh.rename(target)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)  # also one that a kill between the two left
 
 
 def _sync(path: Path) -> None:

@@ -88,6 +88,22 @@ def prepare(pipe, settings: TrainSettings, device: torch.device, dtype: torch.dt
     return trainable
 
 
+def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
+    """Refuse an 8-bit optimizer that cannot step on this device, by one step of a small one."""
+    if not settings.use_8bit_adam:
+        return
+    p = nn.Parameter(torch.zeros(2**14, device=device))  # smaller ones are kept in 32 bits
+    p.grad = torch.ones_like(p)
+    try:
+        _optimizer([{"params": [p], "lr": 1.0}], settings, device).step()
+    except Exception as error:  # every version and backend of bitsandbytes fails in its own way
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"use_8bit_adam: the installed bitsandbytes has no 8-bit optimizer that runs on {device.type} ({said}); "
+            "leave use_8bit_adam out, or train on another device."
+        ) from error
+
+
 def _move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Cast as torch does; diffusers' own `to` warns about modules to keep in float32 even where there are none."""
     nn.Module.to(module, device, dtype)

@@ -13,7 +13,8 @@ from likeness.subjects import load_photos, seeded
 
 FIXED = 80  # marks the random key of the fixed noise; the run's seed is not in it, so runs compare
 ROWS = 8  # pictures per half, each at its own timestep
-HEALTH_ROWS = 4
+HEALTH_ROWS = 4  # photos per subject, each at its own timestep
+Fixed = tuple[Tensor, Tensor, Tensor, Tensor]  # rows, latents, noise, timesteps
 
 
 class Validation:
@@ -22,25 +23,26 @@ class Validation:
     def __init__(self, batches: Batches, concepts: list[Concept], noise_scheduler, autocast) -> None:
         self.batches, self.concepts = batches, concepts
         self.noise_scheduler, self.autocast = noise_scheduler, autocast
-        total = noise_scheduler.config.num_train_timesteps
         photo_rows = [k * batches.stream.variants for k in range(len(batches.photos))]
-        halves = {"instance": _spread(photo_rows)}
+        halves = {"instance": photo_rows}
         if batches.class_files:
             first = batches.first_class_row
-            halves["class"] = _spread(list(range(first, first + len(batches.class_files))))
-        self.fixed: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        for half, rows in halves.items():
-            latents = self._latents(rows)
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=seeded(FIXED, k)) for k in range(len(rows))])
-            timesteps = ((torch.arange(len(rows)) + 0.5) / len(rows) * total).long()
-            self.fixed[half] = (
-                torch.tensor(rows),
-                latents,
-                noise.to(latents.device),
-                timesteps.to(latents.device),
-            )
-        self.subjects_of = [s for s, c in enumerate(concepts) for _ in c.photos]
+            halves["class"] = list(range(first, first + len(batches.class_files)))
+        self.fixed = {half: self._fix(_spread(rows, ROWS)) for half, rows in halves.items()}
+        subjects_of = [s for s, c in enumerate(concepts) for _ in c.photos]
+        self.watched = []  # per subject, what its attention is read on
+        for subject in range(len(concepts)):
+            own = [row for row, s in zip(photo_rows, subjects_of, strict=True) if s == subject]
+            self.watched.append(self._fix(_spread(own, HEALTH_ROWS)))
         self.base_health: dict[str, float] = {}
+
+    def _fix(self, rows: list[int]) -> Fixed:
+        """Give pictures noise, and timesteps spread evenly over the whole range, the same for any pictures."""
+        latents = self._latents(rows)
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=seeded(FIXED, k)) for k in range(len(rows))])
+        total = self.noise_scheduler.config.num_train_timesteps
+        timesteps = ((torch.arange(len(rows)) + 0.5) / len(rows) * total).long()
+        return torch.tensor(rows), latents, noise.to(latents.device), timesteps.to(latents.device)
 
     def _latents(self, rows: list[int]) -> Tensor:
         batches = self.batches
@@ -72,28 +74,19 @@ class Validation:
     @torch.no_grad()
     def health(self) -> dict[str, float]:
         """Return attention health per subject and its change against the base model, once that is known."""
-        rows, latents, noise, timesteps = self.fixed["instance"]
         values = {}
-        for subject, concept in enumerate(self.concepts):
-            own = [k for k, row in enumerate(rows.tolist()) if self._subject(row) == subject][:HEALTH_ROWS]
-            if not own:
-                continue
+        for concept, (_, latents, noise, timesteps) in zip(self.concepts, self.watched, strict=True):
             prefix = "health/" if len(self.concepts) == 1 else f"health/{concept.identifier}/"
             with self.autocast():
-                found = health.measure(
-                    self.batches.pipe, concept, latents[own], noise[own], timesteps[own], self.noise_scheduler
-                )
+                found = health.measure(self.batches.pipe, concept, latents, noise, timesteps, self.noise_scheduler)
             values |= {prefix + name: value for name, value in found.items()}
         change = {f"{n}_change": v - self.base_health[n] for n, v in values.items() if n in self.base_health}
         return values | change
 
-    def _subject(self, row: int) -> int:
-        return self.subjects_of[row // self.batches.stream.variants]
 
-
-def _spread(rows: list[int]) -> list[int]:
-    """Pick ROWS rows evenly; fewer are repeated, so that every timestep is always measured."""
-    return [rows[k * len(rows) // ROWS] for k in range(ROWS)]
+def _spread(rows: list[int], count: int) -> list[int]:
+    """Pick `count` rows evenly; fewer are repeated, so that every timestep is always measured."""
+    return [rows[k * len(rows) // count] for k in range(count)]
 
 
 def _dtype(unet, embeds: Tensor) -> torch.dtype:

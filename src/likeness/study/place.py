@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from likeness import dreambooth, models
 from likeness.config import Model, PriorClass, Subject, Sweep, Train, slug
 from likeness.dreambooth import storage
+from likeness.dreambooth.settings import PRECISIONS
 from likeness.errors import InputError
 from likeness.subjects import Photo, find_photos, photos_hash
 
@@ -95,6 +96,7 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     model = asdict(config.model)
     for name in (*DRAWING, *CHOSEN_FROM):
         model.pop(name)
+    model["mixed_precision"] = _precision(config)  # "auto" trains other weights on another device
     prior = asdict(config.prior_class)
     if len(chosen) == 1:  # the subject's own class and that class by name are the same training
         prior.pop("own")
@@ -138,10 +140,25 @@ def need_finetuned(config: Sweep, command: str) -> Path:
     folder = model_folder(config)
     if not dreambooth.is_finished(folder):
         raise InputError(
-            f"{config.subject.name} has not been fine-tuned with these settings (looked in {folder}).\n"
-            f"Run first:\n  {command}"
+            f"{config.subject.name} has not been fine-tuned with these settings (looked in {folder})."
+            f"{_other_precisions(config)}\nRun first:\n  {command}"
         )
     return folder
+
+
+def _other_precisions(config: Sweep) -> str:
+    """Say which precisions this very model was fine-tuned in, as on another device with `auto`; "" for none."""
+    there = []
+    for precision in PRECISIONS:
+        model = replace(config.model, mixed_precision=precision)
+        if dreambooth.is_finished(model_folder(replace(config, model=model))):
+            there.append(precision)
+    if not there:
+        return ""
+    return (
+        f" It has been in precision {', '.join(there)} (here: {_precision(config)}); "
+        f"model.mixed_precision={there[0]} takes that model."
+    )
 
 
 def trained_on(folder: Path) -> dict[str, Any]:
