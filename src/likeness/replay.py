@@ -30,16 +30,15 @@ def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
     """
     record = finished_record(folder)
     recorded = {
-        name: picture(folder / "images" / name)
-        for name in (f"seed{seed:04d}-{arm}.png" for seed in record["seeds"] for arm in ARMS)
+        (seed, arm): picture(folder / cells.picture_file(seed, arm)) for seed in record["seeds"] for arm in ARMS
     }
     with tempfile.TemporaryDirectory() as scratch:
         drawn, now = redraw(from_plain(record["config"]), Path(scratch), overrides_of(record))
     differences = {}
     for index, seed in enumerate(record["seeds"]):
         for arm in ARMS:
-            name = f"seed{seed:04d}-{arm}.png"
-            old, new = recorded[name], drawn.pictures[arm][index]
+            name = Path(cells.picture_file(seed, arm)).name
+            old, new = recorded[seed, arm], drawn.pictures[arm][index]
             differences[name] = int(np.abs(old - new).max()) if old.shape == new.shape else 255
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)

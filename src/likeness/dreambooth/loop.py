@@ -108,6 +108,7 @@ class Loop:
         self.step = run.settings.num_train_steps  # of the model that is kept
         self.alphas_cumprod = noise_scheduler.alphas_cumprod.to(self.processes.device)
         self.kept = "there is no checkpoint yet"
+        self.whole: set[str] = set()  # checkpoints that this process wrote or read
 
     def begin(self) -> int:
         """Load the newest whole checkpoint and open the history; return the step to go on from."""
@@ -116,6 +117,7 @@ class Loop:
         if found is not None:
             step = checkpoint.load(found, self.trainable, self.scaler)
             self.kept = f"{found.name} is kept"
+            self.whole.add(found.name)
             self.run.notices.append(f"resumed from {found.name}")
         if self.processes.main:
             self.observer.start(step)
@@ -258,7 +260,8 @@ class Loop:
         run = self.run
         folder = checkpoint.save(run.out, step, self.trainable, self.scaler, about)
         run.on_event(Event("checkpoint", step, path=folder))
-        foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints)
+        self.whole.add(folder.name)
+        foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints, self.whole)
         left = [f"{name} is not of this run: left alone" for name in foreign]
         new = [notice for notice in left if notice not in run.notices]
         if new:

@@ -42,6 +42,7 @@ class PromptToPrompt:
         self.behaviour = options["behaviour"]
         self.tokenizer = RememberingTokenizer(pipe.tokenizer)
         self.notices: list[str] = []
+        self._judged: list[str] = []  # those on the edits' windows; judged again once the steps are known
         side = options["self_replace_resolution"]
         limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
         self.control = Control([], store_maps=options["store_attention"], self_limit=limit)
@@ -55,8 +56,6 @@ class PromptToPrompt:
         self._open = True
         steps = options["num_inference_steps"] or MOST_STEPS  # unknown until sampling: refuse what no count can mend
         self._compile(steps, steps)
-        self._judged = self._edit_notices()  # again once the steps are known
-        self._notice(self._judged)
         self.attention_maps = AttentionMaps(self.control, self.tokenizer, prompts)
         self.masks = Masks(self.control)
 
@@ -102,6 +101,9 @@ class PromptToPrompt:
             for edit in self.edits
         ]
         check_edits(self.control.edits, self.edits, evaluations, self.behaviour)
+        self.notices = [notice for notice in self.notices if notice not in self._judged]
+        self._judged = edit_notices(self.control.edits, self.edits, source, tokenizer, self.behaviour)
+        self._notice(self._judged)
         blend = self.options["local_blend"]
         if blend is not None:
             blender = compile_blend(blend, tokenizer, self.prompts, num_inference_steps, self.behaviour)
@@ -138,9 +140,6 @@ class PromptToPrompt:
                 "latents=p2p.latents(noise), with the noise of each image."
             )
         self._compile(self.pipe.scheduler.num_inference_steps, evaluations, sample.device)
-        self.notices = [notice for notice in self.notices if notice not in self._judged]
-        self._judged = self._edit_notices()
-        self._notice(self._judged)
         size = tuple(sample.shape[-2:])
         layers_of = "corrected" if self.control.blender is None else self.behaviour  # the reference's are its blend's
         chosen = recorded_layers(self.layers, size, layers_of) if self.control.records else frozenset()
@@ -179,9 +178,6 @@ class PromptToPrompt:
         result = {"latents": latents}
         after: Callable[..., dict[str, Tensor]] | None = self.options["callback_on_step_end"]
         return result | (after(pipe, step, timestep, {**given, **result}) or {}) if after else result
-
-    def _edit_notices(self) -> list[str]:
-        return edit_notices(self.control.edits, self.edits, self.prompts[0], self.tokenizer, self.behaviour)
 
     def _notice(self, found: list[str]) -> None:
         self.notices += [notice for notice in found if notice not in self.notices]

@@ -108,6 +108,11 @@ NEEDED = {
 }
 
 
+def count_pairs(cells: Iterable[CellResult]) -> int:
+    """Return how many pictures with and without are compared in these cells."""
+    return sum(cell.summary["n"] for cell in cells if cell.compares)
+
+
 def direction_of(cells: Sequence[CellResult], metric: str) -> str:
     """Return which way a metric points, as the cells that have it say."""
     return next((found for cell in cells if (found := cell.record["directions"].get(metric))), "neutral")
