@@ -1,6 +1,8 @@
 """Edit one fine-tuned subject with and without Prompt-to-Prompt; one job of `-m` is one cell of a sweep."""
 
+import shlex
 import sys
+from pathlib import Path
 
 import hydra
 
@@ -12,7 +14,11 @@ from likeness.errors import InputError
 def main(cfg) -> None:
     job = launch.job()
     try:
-        sweep = config.to_sweep(cfg, job.choices)
+        try:
+            sweep = config.to_sweep(cfg, job.choices)
+        except InputError as error:
+            record_refused(cfg, job, error)
+            raise
         from likeness.study.cell import run_cell
 
         run_cell(sweep, job.directory, job.overrides)
@@ -20,29 +26,56 @@ def main(cfg) -> None:
         raise launch.one_line(error) from error
 
 
-def show_progress(jobs: int) -> None:
-    """Put up the bar of a sweep whose jobs all run here."""
-    from likeness.study import progress
+def record_refused(cfg, job: launch.Job, error: InputError) -> None:
+    """Leave a refused configuration in its job's folder, and count the job; run_cell does both for all others."""
+    from likeness.study import failures, progress
 
-    progress.start(jobs)
+    if not cfg.dry_run:
+        try:
+            failures.write(job.directory, None, job.overrides, str(error))
+        except OSError as second:
+            print(f"note: the failure could not be recorded: {second}", file=sys.stderr)
+        progress.advance(0.0, drawn=False)
+
+
+def begin(folder: Path, jobs: int | None, here: bool) -> None:
+    """Make the run folder this launch's own, and put up the bar of a sweep whose jobs all run here."""
+    from likeness.study import failures, progress
+
+    try:
+        failures.begin(folder, jobs)
+    except OSError as error:
+        raise SystemExit(f"error: cannot write into the run folder {folder}: {error.strerror or error}.") from error
+    if jobs and here:
+        progress.start(jobs)
 
 
 def gather_launched() -> None:
     """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
     folder = launch.RememberFolder.folder
-    if folder is not None and any(p.name in ("cell.txt", "failed.json") for p in folder.rglob("*")):
+    if folder is not None and has_jobs(folder):
         from likeness.study import progress
         from likeness.study.gather import gather
 
         progress.stop()
-        gather(folder)
+        try:
+            gather(folder)
+        except OSError as error:
+            raise SystemExit(
+                f"error: table and report of {folder} are not written: {error.strerror or error}. The cells are kept; "
+                f"free some space, then run: python -m likeness.study.gather {shlex.quote(str(folder))}"
+            ) from error
     if "likeness.study.dry_run" in sys.modules:
         sys.modules["likeness.study.dry_run"].print_total()
 
 
+def has_jobs(folder: Path) -> bool:
+    """Say whether a launch left anything to gather; a single job that was refused has said so itself."""
+    return (folder / "cell.txt").is_file() or any(p.is_dir() and p.name.isdigit() for p in folder.glob("*"))
+
+
 if __name__ == "__main__":
-    launch.check_out(sys.argv[1:])
-    launch.RememberFolder.started = show_progress
+    launch.RememberFolder.started = begin
     try:
         main()
     finally:

@@ -23,6 +23,5 @@ def main(cfg) -> None:
 
 
 if __name__ == "__main__":
-    launch.check_out(sys.argv[1:])
     sys.argv += launch.quiet_overrides()
     main()

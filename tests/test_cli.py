@@ -14,11 +14,11 @@ SHORT = ("schedule.num_train_steps=2", "prior_class.num_class_images=2", "sample
 TRAIN = (*SHORT[:2], "prior_class.num_inference_steps=2", "sample_every=0", "validation_every=0")
 
 
-def run(entry, *arguments, ok=True):
-    """Run an entry point from the repository root; return what it printed."""
+def run(entry, *arguments, ok=True, cwd=ROOT):
+    """Run an entry point, by default from the repository root; return what it printed."""
     done = subprocess.run(
         [sys.executable, entry, *arguments],
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         env=dict(os.environ),
@@ -40,6 +40,23 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     shown = run("train.py", f"out={tmp_path / 'file' / 'out'}", ok=False)
     assert "cannot write into" in shown and "Traceback" not in shown
+
+
+def test_a_default_output_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "outputs").write_text("not a folder")
+    for entry, *arguments in (("sweep.py",), ("sweep.py", "-m", "target=cake,pizza"), ("train.py",)):
+        shown = run(ROOT / entry, *arguments, ok=False, cwd=tmp_path)
+        assert shown.count("\n") == 1 and "cannot write into out=outputs" in shown, shown
+
+
+def test_a_report_that_cannot_be_written_is_one_line_and_the_exit_code(swept):
+    out, common, _, _ = swept
+    runs = out / "full"
+    (runs / "report.html").mkdir(parents=True)
+    arguments = ("edit=global", "style=watercolor,charcoal", *common, "logger=none")
+    shown = run("sweep.py", "-m", *arguments, f"hydra.sweep.dir={runs}", ok=False)
+    assert "already there" in shown and "Traceback" not in shown
+    assert "error: table and report" in shown and f"python -m likeness.study.gather {runs}" in shown
 
 
 def test_a_subject_that_is_not_fine_tuned_names_the_command(tmp_path):

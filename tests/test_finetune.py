@@ -21,7 +21,7 @@ from likeness.study import finetune as module
 from likeness.study import ladder, place
 from likeness.study.finetune import finetune
 from likeness.study.health import Health, roles_of
-from likeness.subjects import crop_photo, open_photo
+from likeness.subjects import crop_photo, open_photo, to_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 SMALL = (
@@ -83,7 +83,8 @@ def test_drift_and_bleeding_are_measured_while_training(world, tmp_path, recorde
     names = {
         "subject_clip_i", "subject_identity_distance", "subject_clip_t", "subject_asked_shown", "prior_drift_lpips",
         "prior_drift_clip", "prior_bleed_identity", "prior_class_read", "other_drift_lpips", "other_bleed_clip_i",
-        "other_bleed_identity", "other_class_read",
+        "other_bleed_identity", "other_class_read", "prior_diversity_lpips", "other_diversity_lpips",
+        "prior_pres_identity_distance",
     }  # fmt: skip
     assert {f"health/{name}" for name in names} <= set(rows[4])
     for name in ("prior_drift_lpips", "other_drift_lpips", "other_bleed_identity"):
@@ -144,6 +145,18 @@ def test_what_the_embedded_model_cannot_learn_is_said_before_the_work(world, tmp
     with pytest.raises(InputError, match="stopped before"):
         finetune(train_of(tmp_path), tmp_path / "run", [])
     assert "note:" not in seen[1], "nothing to say about the shipped subject"
+
+
+def test_a_training_within_a_sweep_leaves_the_sweeps_bar_alone(world, tmp_path, recorder, capsys):
+    from likeness.study import progress
+
+    progress.start(1)
+    try:
+        finetune(train_of(tmp_path, "schedule.num_train_steps=1", "sample_every=0"), tmp_path / "run", [])
+    finally:
+        progress.stop()
+    shown = capsys.readouterr().err
+    assert "fine-tuning:" not in shown and "class pictures:" not in shown
 
 
 def test_a_word_of_the_embedded_models_language_is_no_identifier(world, tmp_path):
@@ -219,6 +232,31 @@ def test_other_classes_that_turn_into_the_subject_are_bleeding(grid):
     assert values["health/subject_clip_i"] < 0.999
     name = "health/subject_identity_distance"
     assert nearer[name] < 0.1 * values[name]
+
+
+def test_a_class_whose_pictures_grow_alike_has_lost_diversity(grid):
+    health, roles, _ = grid
+    noise = torch.Generator().manual_seed(1)
+
+    def picture():
+        return Image.fromarray(torch.randint(256, (128, 128, 3), generator=noise, dtype=torch.uint8).numpy())
+
+    varied = {prompt: [picture(), picture(), picture()] for prompt in roles.prompts}
+    alike = varied | {prompt: [varied[prompt][0]] * 3 for prompt in roles.prior}
+    before = health(dreambooth.Samples(0, varied, varied))
+    judge = metrics.build_subject("embedded", device="cpu")
+    each = [
+        float(judge.diversity(torch.stack([to_tensor(p) for p in varied[prompt]]))["diversity_lpips"])
+        for prompt in roles.other
+    ]
+    assert before["health/other_diversity_lpips"] == pytest.approx(sum(each) / len(each), rel=1e-4)
+    assert before["health/prior_diversity_lpips"] > 0.001
+    after = health(dreambooth.Samples(5, alike, varied))
+    assert after["health/prior_diversity_lpips"] == pytest.approx(0, abs=1e-6)
+    assert after["health/other_diversity_lpips"] == pytest.approx(before["health/other_diversity_lpips"], rel=1e-4)
+    health.seen.clear()
+    one = {prompt: images[:1] for prompt, images in varied.items()}
+    assert "health/prior_diversity_lpips" not in health(dreambooth.Samples(5, one, one))
 
 
 def row(likeness, shown, drift, bleed):

@@ -1,6 +1,8 @@
 """One command on every launcher, what a missing one says, and how far a sweep is."""
 
+import dataclasses
 import io
+import json
 import os
 import resource
 import subprocess
@@ -12,7 +14,7 @@ import tiny_study
 from hydra import compose, initialize_config_dir
 
 from likeness import launch
-from likeness.study import cells, dry_run
+from likeness.study import cells, dry_run, failures
 from likeness.study.progress import SweepProgress
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,25 @@ def test_the_estimate_comes_from_drawn_cells_and_forgets_the_first():
     assert "about 70 s left" in stream.getvalue().splitlines()[-1]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_what_jobs_print_below_a_bar_reaches_a_log_and_on_a_terminal_stays_above_it(kind, monkeypatch):
+    stdout, stderr = kind(), Terminal()
+    monkeypatch.setattr("sys.stdout", stdout)
+    progress = SweepProgress(2, stderr)
+    try:
+        print("outputs/cells/one")
+        progress.advance(1.0, drawn=True)
+    finally:
+        progress.close()
+    assert ("outputs/cells/one" in stdout.getvalue()) == (kind is io.StringIO)
+    assert ("outputs/cells/one" in stderr.getvalue()) == (kind is Terminal)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return tiny_study.build_world(tmp_path_factory.mktemp("world"))
@@ -100,12 +121,17 @@ def out(world, tmp_path, monkeypatch):
 
 def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess:
     small = ("sampler.num_inference_steps=2", "seeds=[0]", "logger=none", f"out={out}")
-    command = [sys.executable, "sweep.py", "-m", "edit=local", *arguments, *small]
+    command = [sys.executable, "sweep.py", "-m", "edit=local", *small, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
 
 
 def finished(out: Path) -> int:
     return sum(cells.is_done(folder) for folder in (out / "cells").glob("[!.]*"))
+
+
+def written(out: Path) -> dict[str, int]:
+    """Return when each record was written, by its cell."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "cells").glob("[!.]*/record.json")}
 
 
 def assert_one_of_three_failed(out: Path, done: subprocess.CompletedProcess) -> None:
@@ -123,14 +149,41 @@ def test_a_failed_cell_is_reported_the_rest_goes_on_and_the_exit_code_says_so(ou
     assert "cell 3 of 3" in done.stderr
 
 
+def test_a_refused_configuration_is_one_failed_cell_of_its_sweep(out):
+    done = sweep(out, "sampler.num_inference_steps=0,-1")
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr
+    (run,) = (out / "runs").iterdir()
+    left = [json.loads((run / job / "failed.json").read_text()) for job in "01"]
+    assert all("at least 1" in each["error"] and each["config"] is None for each in left)
+    assert "sampler.num_inference_steps=-1" in left[1]["command"] and "cell 2 of 2" in done.stderr
+    assert "2 of 2 cells failed" in done.stdout
+    again = sweep(out, "seeds=[1,1]", f"hydra.sweep.dir={run}")
+    assert again.returncode != 0 and "cells failed" not in again.stdout, "one job: the other is an earlier launch's"
+    assert failures.jobs(run) == [run / "0"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "plugin"), [("joblib", "joblib"), ("submitit_local", "submitit")])
 def test_launchers_with_processes_of_their_own(out, launcher, plugin):
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     done = sweep(out, "target=cake,a b c,lasagne", f"hydra/launcher={launcher}")
     assert_one_of_three_failed(out, done)
+    before = written(out)
     again = sweep(out, "target=cake,lasagne", f"hydra/launcher={launcher}")
     assert again.returncode == 0 and finished(out) == 2, again.stderr
+    assert written(out) == before and len(before) == 2, "the second run draws nothing"
+
+
+def test_joblibs_workers_draw_what_is_missing_and_nothing_else(out):
+    """The launcher's own processes in every run of the tests; the rest of them is slow."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    from likeness.study.cell import run_cell
+
+    run_cell(tiny_study.sweep_of(out, "edit=local", "target=cake"), out / "run", ["edit=local", "target=cake"])
+    before = written(out)
+    done = sweep(out, "target=cake,lasagne", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0 and finished(out) == 2, done.stderr
+    assert before.items() <= written(out).items() and len(before) == 1, "what was there is not drawn again"
 
 
 @pytest.mark.slow
@@ -145,7 +198,6 @@ def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, 
 
     monkeypatch.setattr(dry_run, "TOTAL", dry_run.Total())
     dry_run.records.cache_clear()
-    dry_run._by_config.cache_clear()
     there = tiny_study.sweep_of(out, "edit=local", "target=cake")
     folder = run_cell(there, out / "run", [])
     capsys.readouterr()
@@ -158,3 +210,25 @@ def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, 
     assert f"already there in {folder}" in shown and "target  A painting of a bnh keanu reeves eating a pizza" in shown
     assert "make it: python train.py subject=bnh" in shown and "(median of 1 recorded cells)" in shown
     assert "2 cells: 1 there, 1 to draw, about" in shown and not (out / "dry").exists()
+
+
+def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
+    from likeness.study.cell import run_cell
+
+    cell = tiny_study.sweep_of(out, "edit=local", "target=cake")
+    folder = run_cell(cell, out / "run", [])
+    cell.dry_run = True
+
+    def draws(**changed: bool) -> bool:
+        capsys.readouterr()
+        run_cell(dataclasses.replace(cell, **changed), out / "dry", ["edit=local"])
+        return "draws   nothing" not in capsys.readouterr().out
+
+    assert not draws() and draws(overwrite=True)
+    (folder / "images" / "seed0000-with.png").unlink()
+    assert draws()
+
+
+def test_a_dry_run_needs_no_launcher_and_adds_up_in_one_place(out):
+    done = sweep(out, "target=cake,pizza", "hydra/launcher=joblib", "dry_run=true")
+    assert done.returncode == 0 and "2 cells: 0 there, 2 to draw" in done.stdout, done.stdout + done.stderr

@@ -220,7 +220,7 @@ def test_an_empty_region_has_no_number(suite, pictures):
     everything = torch.ones(2, SIDE, SIDE, dtype=torch.bool)
     values = suite.measure(tensor(pictures[0]), tensor(pictures[1]), *PROMPTS, {"attention": everything})
     outside = [value for name, value in values.items() if "_outside_" in name]
-    assert len(outside) == 8 and all(value.isnan().all() for value in outside)
+    assert len(outside) == 9 and all(value.isnan().all() for value in outside)
     close(values["psnr_inside_attention"], values["psnr"].numpy())
 
 
@@ -238,6 +238,21 @@ def test_pie_structure_takes_0_to_255_without_antialiasing(suite, pictures, meas
     expected = per_picture(lambda a, b: structure(suite.dino, a, b, scale=1, antialias=False), *pictures[:2])
     close(measured["pie_structure_x1e3"], 1000 * expected, rel=5e-3)
     assert not np.allclose(measured["pie_structure_x1e3"], 1000 * measured["dino_structure"], rtol=0.1)
+
+
+def test_pie_structure_of_a_part_is_that_of_the_pictures_multiplied_by_its_mask(suite, pictures, measured):
+    from likeness.metrics import definitions
+
+    for side in ("inside", "outside"):
+        parts = [pie_parts(mask)[side] for mask in pictures[2]]
+        expected = [
+            structure(suite.dino, a * part, b * part, scale=1, antialias=False)
+            for a, b, part in zip(*pictures[:2], parts, strict=True)
+        ]
+        close(measured[f"pie_structure_x1e3_{side}_local_blend"], 1000 * np.array(expected), rel=5e-3)
+    assert definitions.direction("pie_structure_x1e3_outside_local_blend") == "lower"
+    assert definitions.direction("pie_structure_x1e3_inside_local_blend") == "neutral"
+    assert "`pie_structure_x1e3`" in definitions.regional_table()
 
 
 def test_pie_pixels_set_to_zero_count_as_equal(suite, pictures, measured):

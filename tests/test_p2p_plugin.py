@@ -251,6 +251,9 @@ def test_stable_diffusion_xl(tiny_sd):
         (Replace(TARGET), {"local_blend": LocalBlend(["lion"])}, "one entry for the source"),
         (Replace(TARGET), {"behaviour": "exact"}, "behaviour='exact' is unknown"),
         (Reweight(None, {"burger": 2.0}, cross_replace_steps=0.0), {}, "weights act inside"),
+        (Reweight(None, {"burger": 3.0}, cross_replace_steps={"default_": 0.8, "burger": 0.0}), {}, "weights act"),
+        (Reweight("a charcoal painting of a squirrel", {"charcoal": 3.0}), {}, "which reads otherwise.*over="),
+        (Reweight(TARGET, {"eating": 2.0}, over=Replace(LASAGNE)), {}, "from Replace's target prompt"),
     ],
 )
 def test_what_cannot_work_is_refused_before_sampling(pipe, edit, options, message):

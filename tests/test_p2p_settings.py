@@ -133,6 +133,32 @@ def test_what_can_hardly_act_is_said(pipe, edit, notice):
         assert any(notice in n for n in p2p.notices)
 
 
+def test_windows_are_judged_by_the_steps_that_are_drawn(pipe):
+    """Of 4 steps a window up to 0.1 holds none; of 200, 0.01 holds two. Neither is known before sampling."""
+    _, p2p = draw(pipe, [Replace(LASAGNE, self_replace_steps=0.1)], noise(0))
+    assert any("self-attention window holds no step" in notice for notice in p2p.notices)
+    short = Replace(TARGET, cross_replace_steps=0.01, self_replace_steps=0.01)
+    with prompt_to_prompt(pipe, SOURCE, [short]) as p2p:
+        assert not p2p.notices
+        with pytest.raises(ValueError, match="in 4 steps its windows"):
+            pipe(**p2p.inputs, latents=p2p.latents(noise(0)), num_inference_steps=4, output_type="latent")
+
+
+def test_a_sampler_that_draws_noise_of_its_own_is_refused(tiny_pipe):
+    from diffusers import DPMSolverMultistepScheduler
+
+    tiny_pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+        tiny_pipe.scheduler.config, algorithm_type="sde-dpmsolver++"
+    )
+    with pytest.raises(ValueError, match=r"new noise at every step.*'dpmsolver\+\+'"):
+        draw(tiny_pipe, [Replace(TARGET)], noise(0))
+
+
+def test_maps_are_shown_in_the_reference_behaviours_without_a_blend(pipe):
+    _, p2p = draw(pipe, [Replace(TARGET)], noise(0), behaviour="reference_stable", store_attention=True)
+    assert p2p.attention_maps.word("lion", prompt=1).shape == (8, 8)
+
+
 def test_an_empty_window_is_drawn_and_said_in_the_reference_behaviours(pipe):
     start = noise(4)
     empty = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}

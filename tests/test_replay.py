@@ -1,6 +1,7 @@
 """What a record carries, and what a replay says when something else would be drawn now."""
 
 import json
+import shutil
 
 import pytest
 import tiny_study
@@ -61,10 +62,40 @@ def test_a_replay_that_differs_says_by_how_much_and_what_has_changed(recorded, c
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"status": "failed"}, "no finished cell"), ({"config": {"nonsense": 1}}, "does not fit this version")],
+    [
+        ({"status": "failed"}, "no finished cell"),
+        ({"config": None}, "no finished cell"),
+        ({"seeds": []}, "no finished cell"),
+        ({}, "images/seed0000-source.png is missing"),
+    ],
 )
 def test_what_cannot_be_replayed_is_one_line(recorded, tmp_path, change, message):
     record = json.loads((recorded / "record.json").read_text())
     (tmp_path / "record.json").write_text(json.dumps(record | change))
     with pytest.raises(SystemExit, match=message):
         replay.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("record", [{"format": 1}, {"format": 1, "status": "done"}])
+def test_a_record_without_its_parts_is_one_line(tmp_path, record):
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="no finished cell"):
+        replay.main([str(tmp_path)])
+
+
+def test_a_configuration_of_another_version_is_one_line(recorded, tmp_path):
+    shutil.copytree(recorded, tmp_path / "cell")
+    record = json.loads((recorded / "record.json").read_text())
+    (tmp_path / "cell" / "record.json").write_text(json.dumps(record | {"config": {"nonsense": 1}}))
+    with pytest.raises(SystemExit, match="does not fit this version"):
+        replay.main([str(tmp_path / "cell")])
+
+
+def test_a_model_that_is_gone_is_asked_for_as_it_was_made(recorded, tmp_path):
+    shutil.copytree(recorded, tmp_path / "cell")
+    record = json.loads((recorded / "record.json").read_text())
+    record["command"] = "python sweep.py subject=tuki method=lora edit=local 'schedule.seed=3'"
+    record["config"]["method"]["name"] = "lora"
+    (tmp_path / "cell" / "record.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match=r"python train\.py subject=tuki method=lora schedule\.seed=3"):
+        replay.main([str(tmp_path / "cell")])

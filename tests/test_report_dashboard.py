@@ -11,7 +11,7 @@ pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installe
 from likeness.errors import InputError
 from likeness.report import dashboard
 from likeness.report.metric_names import HEADLINE, METRICS
-from likeness.study.tracking import summary_numbers
+from likeness.study.tracking import alike, summary_numbers
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_workspace_has_the_sections_of_the_study(sections):
     ]  # fmt: skip
     bars = [p["config"] for p in sections["Metrics by subject, edit and style"] if p["viewType"] == "Bar Chart"]
     assert {(c["groupBy"], c["metrics"][0]) for c in bars} == {
-        (f"cell.value.{axis}", f"edit/{metric}") for axis in ("subject", "edit", "style") for metric in HEADLINE
+        (f"cell.value.alike.{axis}", f"edit/{metric}") for axis in ("subject", "edit", "style") for metric in HEADLINE
     }
     scatter = sections["Edit success against structure kept"][0]["config"]
     assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:edit/lpips", "summary:edit/edit_success")
@@ -55,12 +55,58 @@ def test_every_number_it_shows_is_one_that_cells_log(sections):
     assert shown - {"edit/grid", "edit/attention", "edit/pictures"} <= logged
 
 
+RECORD = {
+    "axes": {"subject": "tuki", "edit": "local", "style": None, "model": "paperdoll"}, "weights": "w1",
+    "backbones": {"lpips": "trunk@1"}, "dtype": "float32", "environment": {"packages": {"torch": "2.6"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weights": "w2"}, {"backbones": {"lpips": "alex@1"}}, {"dtype": "bfloat16"},
+        {"environment": {"packages": {"torch": "2.7"}}}, {"axes": RECORD["axes"] | {"model": "sd15"}},
+    ],
+)  # fmt: skip
+def test_a_bar_is_of_cells_drawn_and_measured_alike(other, sections):
+    bars = [p["config"] for p in sections["Metrics by subject, edit and style"] if p["viewType"] == "Bar Chart"]
+    first = alike(RECORD)
+    assert {bar["groupBy"] for bar in bars} == {f"cell.value.alike.{axis}" for axis in first}
+    assert alike(RECORD | {"source_prompt": "another"}) == first
+    assert first["edit"].startswith("tuki, local (paperdoll ") and first["style"].startswith("tuki, no style (")
+    assert not set(alike(RECORD | other).values()) & set(first.values())
+    means = [p["config"].get("showAvgYAxisLine") for panels in sections.values() for p in panels]
+    assert not any(means), "a running mean would be over cells of every model"
+
+
+def test_every_panel_of_training_finds_what_is_logged(sections):
+    """Names as history.csv of one subject holds them, and of several in one model."""
+    alone = ["subject_clip_i", "prior_drift_lpips", "other_bleed_identity", "identifier_entropy", "class_focus_change"]
+    logged = [f"{prefix}{name}" for prefix in ("health/", "health/tuki/") for name in alone]
+    logged += ["validation/loss_instance"]
+    configs = [panel["config"] for panel in sections["Training health"]]
+    patterns = [config["metricRegex"] for config in configs if config.get("metricRegex")]
+    assert len(patterns) >= 4
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, name) for name in logged), pattern
+    for name in logged:
+        assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
 def test_without_an_account_it_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(SystemExit, match="wandb login"):
+        dashboard.main([])
+
+
+def test_a_key_that_is_no_key_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match="login failed"):
         dashboard.main([])
 
 

@@ -19,7 +19,7 @@ from likeness.report.differences import MOST_ROWS, difference_plot
 from likeness.report.grid import line_height, make_grid, wrap
 from likeness.report.metric_names import interval, verdict
 from likeness.report.page import highlighted, write_report
-from likeness.report.records import measured_alike, pooled, read_cells, values
+from likeness.report.records import direction_of, measured_alike, pooled, read_cells, values
 from likeness.report.settings_map import pareto
 from likeness.report.table import print_table
 from likeness.report.thumbnails import SIZES, Thumbnails, choose
@@ -258,3 +258,21 @@ def test_cells_that_differ_in_a_window_are_told_apart(tmp_path, capsys):
     assert "tuki · local · cake, cross 0–0.4" in page.text and "cake, cross 0–0.8" in page.text and "why?" in page.text
     print_table(folders)
     assert "cross 0–0.8" in capsys.readouterr().out
+
+
+def test_a_record_without_its_parts_is_named_and_the_others_are_read(tmp_path):
+    whole, torn = write_cell(tmp_path, "whole"), write_cell(tmp_path, "torn")
+    (torn / "record.json").write_text(json.dumps({"format": 1, "status": "done"}))
+    bare = write_cell(tmp_path, "bare")
+    (bare / "summary.json").write_text("{}")
+    cells, failed = read_cells([torn, bare, whole])
+    assert [cell.folder for cell in cells] == [whole]
+    assert "record.json has no axes" in failed[0].error and "summary.json has no metrics, n" in failed[1].error
+
+
+def test_which_way_a_metric_points_is_said_by_the_cells_that_have_it(tmp_path):
+    without, having = write_cell(tmp_path, "without"), write_cell(tmp_path, "having")
+    record = json.loads((without / "record.json").read_text())
+    record["directions"].pop("lpips")
+    (without / "record.json").write_text(json.dumps(record))
+    assert direction_of(read_cells([without, having])[0], "lpips") == "lower"

@@ -128,6 +128,7 @@ def test_a_cell_is_easy_to_find_among_runs(tmp_path, monkeypatch):
     assert asked["tags"] == ["tuki", "global", "lora", "paperdoll", "van gogh"] and asked["project"] == "mine"
     about = asked["config"]["cell"]
     assert about["style"] == "van gogh" and about["weights"] == "w@1" and about["finetuned"] == "tuki-lora-9"
+    assert about["alike"] == tracking.alike(cell.record)
     assert asked["config"]["edit"] == {"name": "global"}
     assert run.used == ("tuki-lora-9", "model") and run.tables == {"edit/pictures": 4}
 
@@ -187,6 +188,67 @@ def test_where_nothing_can_be_written_nothing_is_recorded(tmp_path, capsys):
     with tracker.start("offline", name="n", directory=tmp_path / "file" / "wandb", **ABOUT) as run:
         run.log({"train/loss": 1.0}, 1)
     assert type(run) is tracker.Run and "recording nothing" in capsys.readouterr().out
+
+
+def test_a_tag_that_wandb_refuses_costs_no_run(tmp_path):
+    import wandb
+
+    style = "an oil painting in the manner of a master whose name is longer than a tag may be"
+    given = ABOUT | {"tags": ["tuki", style, "", " ", "tuki"]}
+    with tracker.start("offline", name="n", directory=tmp_path / "wandb", **given) as run:
+        run.log({"train/loss": 1.0}, 1)
+    wandb.teardown()
+    assert inspect(run.directory, "--summary")["tags"] == ["tuki", style[:64].strip()]
+
+
+def test_a_failing_login_goes_offline_and_says_so(tmp_path, no_account, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    with tracker.start("auto", name="n", directory=tmp_path / "wandb", **ABOUT) as run:
+        run.log({"train/loss": 1.0}, 1)
+    said = capsys.readouterr().out
+    assert run.offline and said.count("the W&B login failed") == 1 and "WANDB_API_KEY" in said
+
+
+def staged_files(run):
+    """Return the files that an offline run's artifacts, tables included, are uploaded from."""
+    manifests = [r["artifact"]["manifest"]["contents"] for r in inspect(run.directory) if r["type"] == "artifact"]
+    return [Path(file["local_path"]) for files in manifests for file in files if "local_path" in file]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_offline_run_leaves_nothing_outside_its_folder(tmp_path, monkeypatch, named):
+    import wandb
+
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.delenv("WANDB_DATA_DIR")
+    if named:
+        monkeypatch.setenv("WANDB_DATA_DIR", str(elsewhere))
+    (tmp_path / "weights").write_bytes(b"1")
+    for out in ("first", "second"):  # in one process
+        folder = tmp_path / out / "wandb"
+        with tracker.start("offline", name="n", directory=folder, **ABOUT) as run:
+            run.table("edit/pictures", ["with"], [[Image.new("RGB", (8, 8), (9, 9, len(out)))]])
+            run.artifact("model", "model", tmp_path / "weights")
+        wandb.teardown()
+        files = staged_files(run)
+        assert len(files) == 3 and all(file.is_file() for file in files)  # the table, its picture, the weights
+        within = [file.is_relative_to(folder) for file in files]
+        assert all(within) if not named else not all(within)
+        assert elsewhere.exists() == named
+
+
+def test_any_error_of_starting_a_run_is_a_failing_connection(tmp_path, monkeypatch, capsys):
+    import wandb
+
+    def init(**options):
+        raise ValueError(f"1 validation error, {options['mode']}\nmore")
+
+    monkeypatch.setattr(wandb, "init", init)
+    for _ in range(2):
+        assert type(tracker.start("online", name="n", directory=tmp_path, **ABOUT)) is tracker.Run
+    said = capsys.readouterr().out
+    assert said.count("validation error, online") == said.count("validation error, offline") == 1
+    assert "more" not in said and "recording nothing" in said
 
 
 class Broken:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cells_on_disk
 import pytest
@@ -14,6 +15,7 @@ from remembering import Remembering
 from likeness.errors import InputError
 from likeness.paperdoll import card, photos, world
 from likeness.paperdoll.judge import Judge
+from likeness.report import notebook
 from likeness.study import evaluate_cells, evaluate_subjects, judged
 
 SOURCE = world.Factors(style="painting", food="burger")
@@ -53,6 +55,27 @@ def test_a_figure_is_judged_by_the_pictures_not_by_the_cells_own_probe(tmp_path)
     rows = judged.judged_rows(judged.finished_cells([folder]), judge)
     assert len(rows) == 8 and {row["arm"] for row in rows} == {"with", "without"}
     assert all(row["true_other_changed"] == 0 for row in rows)
+
+
+def test_the_judged_table_is_written_into_its_page(tmp_path, monkeypatch, capsys):
+    judge, page = Remembering(), tmp_path / "README.md"
+    older, newer = (tmp_path / f"2026-01-0{day}_10-00-00_002_local" for day in (1, 2))
+    cell_of(older, "cake", judge, lambda seed, arm: SOURCE)
+    cell_of(newer, "cake", judge, local_edit)
+    monkeypatch.setattr("likeness.paperdoll.judge.load_judge", lambda: judge)
+    asked = [str(newer), str(older), "--page", str(page)]
+    with pytest.raises(SystemExit, match="markers"):
+        evaluate_cells.main(asked)
+    page.write_text(f"before\n{notebook.OPEN}\nold\n{notebook.CLOSE}\nafter\n")
+    evaluate_cells.main(asked)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| 002_local | 4 | 75.0% / 100.0% |" in text, "the newer run of the two"
+    assert f"Runs judged: `{newer.name}`." in text and "| 002_local | 4 |" in capsys.readouterr().out
+
+
+def test_the_notebooks_index_has_a_place_for_the_judged_table():
+    assert "| figure | pairs |" in notebook.read_page(Path(__file__).parents[1] / "experiments" / "README.md")
 
 
 def test_a_failed_edit_does_not_count_as_structure_kept(tmp_path):

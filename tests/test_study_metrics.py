@@ -1,4 +1,4 @@
-"""A whole cell, drawn and measured: what its record names, and that no picture is encoded twice."""
+"""A whole cell, drawn and measured: what its record names, that nothing is encoded twice, what measuring costs."""
 
 import csv
 import json
@@ -49,3 +49,19 @@ def test_no_picture_is_encoded_twice(cell):
     _, encoded = cell
     photos, arms, parts = 12, 3 * 2, 2 * 3 * 2  # two regions, whose insides alone are looked at once more
     assert sum(encoded) == photos + arms + parts and encoded.count(arms) == 1
+
+
+@pytest.mark.weights
+def test_measuring_takes_less_than_15_percent_of_drawing_on_the_shipped_weights(tmp_path):
+    """With 20 steps; the usual 50 leave measuring a smaller share still. The first cell also encodes the photos."""
+    from likeness.study.cell import run_cell
+
+    metrics.forget()
+    first = tiny_study.sweep_of(tmp_path, "edit=blend", "target=lasagne")
+    tiny_study.pretend_to_finetune(first)
+    run_cell(first, tmp_path / "runs" / "0", ["edit=blend", "target=lasagne"])
+    settings = ["edit=blend", "target=cake", "seeds=[0,1,2,3]", "sampler.num_inference_steps=20"]
+    folder = run_cell(tiny_study.sweep_of(tmp_path, *settings), tmp_path / "runs" / "1", settings)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["drawn"] == 12 and "lpips_outside_local_blend" in record["backbones"]
+    assert 0 < record["timing"]["measure"] < 0.15 * record["timing"]["draw"]

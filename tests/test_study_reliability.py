@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ import tiny_study
 
 from likeness import metrics
 from likeness.errors import InputError
+from likeness.report.folders import cells_under
 from likeness.report.records import read_cells
-from likeness.study import cells, draw
+from likeness.study import cells, draw, failures
 from likeness.study.cell import run_cell
 from likeness.study.gather import gather
 
@@ -70,7 +72,7 @@ def test_two_processes_that_draw_the_same_cells_at_once_lose_nothing(out):
     configurations = [(tiny_study.sweep_of(out, "edit=local", t), t) for t in tiny_study.targets(3)]
     tiny_study.pretend_to_finetune(configurations[0][0])
     tiny_study.draw_all(out, out / "runs", configurations[:1])
-    work = [lambda order=order: tiny_study.draw_all(out, out / "runs", configurations[::order]) for order in (1, 1)]
+    work = [lambda order=order: tiny_study.draw_all(out, out / "runs", configurations[::order]) for order in (1, -1)]
     children = [tiny_study.child(each) for each in work]
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
     tiny_study.draw_all(out, out / "runs", configurations)  # the pointers in order again
@@ -113,9 +115,32 @@ def test_a_broken_picture_in_the_cache_is_drawn_again(one, out):
     before = (folder / "images" / "seed0000-without.png").read_bytes()
     (broken,) = [p for p in (out / "pictures").rglob("*.png") if p.read_bytes() == before]
     broken.write_bytes(before[:40])
-    one.overwrite = True
+    shutil.rmtree(folder)
     run_cell(one, out / "run", [])
-    assert (folder / "images" / "seed0000-without.png").read_bytes() == before
+    assert (folder / "images" / "seed0000-without.png").read_bytes() == before == broken.read_bytes()
+
+
+def drawn_again(folder: Path, run) -> int:
+    """Draw a cell anew that is gone; return how many pictures were drawn rather than taken from the cache."""
+    shutil.rmtree(folder)
+    return json.loads((run() / "record.json").read_text())["drawn"]
+
+
+def test_the_cache_gives_no_picture_of_other_versions_and_overwrite_takes_none(one, out, monkeypatch):
+    from likeness.study import environment
+
+    def run() -> Path:
+        return run_cell(one, out / "run", [])
+
+    folder = run()
+    assert drawn_again(folder, run) == 2
+    now = environment.environment()
+    other = now | {"packages": now["packages"] | {"diffusers": "0.0"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "environment", lambda: other)
+        assert drawn_again(folder, run) == 3
+    one.overwrite = True
+    assert drawn_again(folder, run) == 3
 
 
 def test_one_subjects_missing_model_costs_only_its_cell(one, out, capsys):
@@ -138,6 +163,34 @@ def test_one_subjects_missing_model_costs_only_its_cell(one, out, capsys):
     assert not (runs / "1" / "failed.json").exists() and len(read_cells(folder.parent.glob("[!.]*"))[0]) == 2
 
 
+def test_a_job_that_was_killed_before_it_could_say_so_is_reported(one, out, capsys):
+    runs = out / "runs" / "sweep"
+    run_cell(one, runs / "0", ["edit=local"])
+    (runs / "1" / "hydra").mkdir(parents=True)
+    (runs / "2" / "hydra").mkdir(parents=True)
+    (runs / "2" / "hydra" / "config.yaml").write_text("seeds:\n- 0\ndry_run: true\n")
+    page = gather(runs)
+    shown = capsys.readouterr().out
+    assert "1 of 2 cells failed" in shown and "failed: 1: left nothing" in shown
+    assert "killed or timed out" in page.read_text()
+
+
+def test_a_run_folder_used_again_holds_the_jobs_of_the_last_launch_alone(tmp_path):
+    runs, made = tmp_path / "runs", [tmp_path / name for name in ("cake", "pizza", "lasagne")]
+    runs.mkdir()
+    failures.begin(runs, 3)
+    for number, cell in enumerate(made):
+        cell.mkdir()
+        failures.point_to(runs / str(number), cell)
+    assert failures.jobs(runs) == made
+    failures.begin(runs, 2)
+    failures.point_to(runs / "0", made[2])
+    assert failures.jobs(runs) == [made[2], runs / "1"], "job 1 of this launch has left nothing, job 2 is none of it"
+    failures.begin(runs, 0)
+    failures.point_to(runs, made[0])
+    assert failures.jobs(runs) == [made[0]] and cells_under([runs]) == [made[0]]
+
+
 def test_an_error_within_a_cell_is_recorded_with_it_and_the_next_attempt_replaces_it(one, out):
     """Windows that hold no step are refused only once the steps are known: in the middle of drawing."""
     one.edit.cross_replace_steps = one.edit.self_replace_steps = [0.0, 0.0]
@@ -150,6 +203,21 @@ def test_an_error_within_a_cell_is_recorded_with_it_and_the_next_attempt_replace
     with contextlib.suppress(InputError):
         run_cell(one, out / "runs" / "0", ["edit=local"])
     assert len(list((out / "cells").glob("[!.]*"))) == 1
+
+
+def test_a_finished_cell_that_cannot_be_drawn_again_is_kept_and_the_failure_is_reported(one, out, capsys, monkeypatch):
+    runs = out / "runs" / "sweep"
+    folder = run_cell(one, runs / "0", ["edit=local"])
+    one.overwrite = True
+    monkeypatch.setattr(draw, "draw_cell", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError):
+        run_cell(one, runs / "0", ["edit=local", "overwrite=true"])
+    assert cells.is_done(folder) and not (runs / "0" / "cell.txt").exists()
+    left = json.loads((runs / "0" / "failed.json").read_text())
+    assert "out of memory" in left["error"] and left["command"].endswith("overwrite=true")
+    (runs / "1").mkdir()
+    gather(runs)
+    assert "failed: 0: tuki, edit=local: RuntimeError: out of memory" in capsys.readouterr().out
 
 
 @contextlib.contextmanager
@@ -174,6 +242,14 @@ def test_a_full_disk_names_the_cell_and_keeps_the_others(one, out):
         cells.write_failed(folder, {"format": 1, "status": "failed", "error": "x" * 300})
     assert not folder.exists() and not list(folder.parent.glob(".*"))
     assert cells.is_done(run_cell(other, out / "runs" / "1", []))
+
+
+def test_a_run_folder_that_cannot_be_written_costs_the_pointer_and_not_the_cell(one, out):
+    kept = run_cell(one, out / "runs" / "0", [])
+    (out / "runs" / "1").write_text("in the way")
+    with pytest.raises(InputError, match=r"is finished and kept, but .*runs/1 cannot point to it"):
+        run_cell(one, out / "runs" / "1", [])
+    assert cells.is_done(kept)
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(one, out):

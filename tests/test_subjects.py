@@ -172,6 +172,12 @@ def test_the_record_of_class_pictures_is_there_whole_or_not_at_all(tmp_path, mon
     assert not (request.folder(tmp_path) / "class.json").exists()
 
 
+@pytest.mark.parametrize("bar", [True, False])
+def test_class_pictures_show_a_bar_unless_told(tmp_path, capsys, bar):
+    class_images(ClassRequest("m", ("a man",)), 2, tmp_path, counting_draw([]), (2, 4, 4), bar=bar)
+    assert ("class pictures" in capsys.readouterr().err) == bar
+
+
 def test_processes_split_class_pictures_without_duplicates(tmp_path):
     request, shape, shares = ClassRequest("m", ("a man",)), (2, 4, 4), ([], [])
     for rank in (0, 1):

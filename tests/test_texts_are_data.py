@@ -1,20 +1,37 @@
 """Whatever a prompt or style holds, it stays text: in paths, in the page, in CSV and Markdown, for any reader."""
 
 import csv
+import functools
 import io
 import json
+import re
 import string
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_study
 from cells_on_disk import write_cell
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from likeness import results
-from likeness.config import Edit, Method, Model, Sampler, Schedule, Subject, Sweep, slug
+from likeness.config import (
+    Edit,
+    Method,
+    Model,
+    Sampler,
+    Schedule,
+    Subject,
+    Sweep,
+    from_plain,
+    slug,
+    to_plain,
+    to_sweep,
+)
 from likeness.errors import InputError
 from likeness.report.grid import make_grid
 from likeness.report.page import write_report
@@ -36,6 +53,7 @@ TEXT = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=80),
     st.text(string.punctuation + " \t\nab", min_size=1, max_size=500),
 ).filter(lambda text: text.split())
+PROMPT = TEXT.filter(lambda text: text != "???")  # OmegaConf's word for a value that is missing
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -56,14 +74,28 @@ def sweep_of(text: str, axis: str) -> Sweep:
     return Sweep(edit=edit, style=text, **common)
 
 
+def changes_nothing(text: str, axis: str) -> bool:
+    """Say whether the text asks for what the source shows: the one thing that is refused of a valid text."""
+    asked = " ".join(text.split()) if axis == "target_prompt" else f"{text} of a man"
+    return asked.lower() == "photo of a man"
+
+
+def test_asking_for_what_is_there_is_refused():
+    assert changes_nothing("PHOTO", "style") and changes_nothing(" photo of  a man", "target_prompt")
+    for text, axis in (("PHOTO", "style"), (" photo of  a man", "target_prompt")):
+        with pytest.raises(InputError, match="this edit changes nothing"):
+            plan_edit(sweep_of(text, axis))
+
+
 @QUICK
 @given(TEXT, st.sampled_from(["style", "target_prompt"]))
 def test_a_cells_folder_is_one_short_name_whatever_is_asked(text, axis):
     sweep = sweep_of(text, axis)
-    try:
-        plan = plan_edit(sweep)
-    except InputError:
-        return  # "photo" for "photo" changes nothing, and is refused as such
+    if changes_nothing(text, axis):
+        with pytest.raises(InputError, match="this edit changes nothing"):
+            plan_edit(sweep)
+        return
+    plan = plan_edit(sweep)
     identity = cells.cell_identity(sweep, plan, "w", "float32", {})
     name = cells.cell_name(sweep, plan, identity)
     assert len(name) < 200 and set(name) <= set(string.ascii_lowercase + string.digits + "._+-")
@@ -71,6 +103,45 @@ def test_a_cells_folder_is_one_short_name_whatever_is_asked(text, axis):
     longer = sweep_of(f"{text} more", axis)
     other = cells.cell_identity(longer, plan_edit(longer), "w", "float32", {})
     assert name != cells.cell_name(sweep, plan, other)
+
+
+@functools.cache
+def composed() -> Sweep:
+    """Return an edit between two given prompts, as Hydra composes it."""
+    words = 'source_prompt="photo of a man"', 'target_prompt="photo"'
+    return tiny_study.sweep_of(Path("out"), "edit=custom", *words)
+
+
+@QUICK
+@given(PROMPT)
+@example("photo ${subject.name} man")
+@example("${x}")
+@example("\\\\${x} \\${subject.name} ${ \\")
+@example("${oc.env:HOME}")
+def test_a_prompt_is_the_same_after_the_record_and_before(text):
+    sweep = composed()
+    sweep = replace(sweep, target_prompt=text, edit=replace(sweep.edit, phrases={"style": {"own": text}}))
+    recorded = json.loads(json.dumps(to_plain(sweep)))
+    assert recorded["target_prompt"] == text
+    again = from_plain(recorded)
+    assert again == sweep and again.target_prompt == text and again.edit.phrases["style"]["own"] == text
+
+
+@settings(QUICK, max_examples=15)
+@given(PROMPT)
+@example("photo ${subject.name} man")
+@example("\\${x} and \\\\${seeds}")
+def test_a_prompt_that_hydra_hands_over_is_resolved_once(text):
+    cfg = OmegaConf.create(to_plain(composed()))
+    cfg.target_prompt = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # as a person escapes it for Hydra
+    assert to_sweep(cfg).target_prompt == text
+
+
+def test_a_prompt_on_the_command_line_keeps_what_is_escaped():
+    words = r'target_prompt="photo \${subject.name} \${x} man"'
+    sweep = tiny_study.sweep_of(Path("out"), "edit=custom", 'source_prompt="photo of a man"', words)
+    assert sweep.target_prompt == "photo ${subject.name} ${x} man"
+    assert from_plain(to_plain(sweep)) == sweep
 
 
 @QUICK

@@ -6,12 +6,12 @@ Nothing below the entry points sees a DictConfig: `to_train` and `to_sweep` retu
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import II, MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from likeness.errors import InputError
@@ -150,7 +150,7 @@ class Edit:
     cross_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.8])
     self_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.4])
     word_windows: dict[str, list[float]] = field(default_factory=dict)
-    self_replace_resolution: int | None = II("model.self_replace_resolution")
+    self_replace_resolution: int | None = None  # None: the model's
     behaviour: str = "corrected"
     blend: Blend | None = None
 
@@ -255,6 +255,8 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     if ":" not in edit.operator:  # module:Class is an edit of your own, see study.extensions
         _one_of("edit.operator", edit.operator, OPERATORS)
     _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
+    if edit.self_replace_resolution is None:
+        edit.self_replace_resolution = sweep.model.self_replace_resolution
     for name, window in {
         "edit.cross_replace_steps": edit.cross_replace_steps,
         "edit.self_replace_steps": edit.self_replace_steps,
@@ -287,13 +289,13 @@ def load_subject(conf: Path, name: str) -> Subject:
 
 def to_plain(config: Any) -> dict[str, Any]:
     """Return a typed configuration as nested dicts and lists, ready for JSON."""
-    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    return asdict(config)
 
 
 def from_plain(values: dict[str, Any]) -> Sweep:
     """Return the `Sweep` that `to_plain` wrote into a record; InputError if another version wrote it."""
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), values))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), _literal(values)))
     except OmegaConfBaseException as error:
         raise InputError(
             f"the recorded configuration does not fit this version ({str(error).splitlines()[0]}); check out the "
@@ -310,13 +312,24 @@ def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any
             )
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
-        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), _literal(plain)))
     except OmegaConfBaseException as error:
         raise InputError(str(error).splitlines()[0]) from error
     _one_of("logger.mode", typed.logger.mode, LOGGER_MODES)
     for name in ("train_text_encoder", "lora_text_encoder"):
         setattr(typed.method, name, _share(f"method.{name}", getattr(typed.method, name)))
     return typed
+
+
+def _literal(values: Any) -> Any:
+    """Return resolved values such that OmegaConf leaves a "${" in them as the text it is."""
+    if isinstance(values, dict):
+        return {name: _literal(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_literal(value) for value in values]
+    if isinstance(values, str):  # backslashes before "${" are the only ones that OmegaConf reads
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", values)
+    return values
 
 
 def _share(name: str, value: Any) -> float:

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from likeness.errors import InputError
 from likeness.ranks import is_main_process
@@ -49,20 +49,19 @@ def one_line(error: InputError) -> Exception:
     return CompactHydraException(str(error))
 
 
-def check_out(arguments: list[str]) -> None:
-    """Leave with one line if the output folder on the command line cannot be written; Hydra would trace back."""
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name != "out" or "," in value:
-            continue
-        folder = Path(value.strip("'\""))
+def check_writable(out: str, run_dir: str) -> None:
+    """Leave with one line if the output or the run folder cannot be written; Hydra would trace back."""
+    if not is_main_process():
+        return
+    for what, folder in (("out=", Path(out)), ("the run folder ", Path(run_dir))):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise SystemExit(
-                f"error: cannot write into out={folder}: {error.strerror}. Choose another folder, or free some space."
+                f"error: cannot write into {what}{folder}: {error.strerror}. "
+                "Choose another folder with out=..., or free some space."
             ) from error
 
 
@@ -111,19 +110,30 @@ def count_jobs(arguments: list[str], params: dict[str, Any]) -> int | None:
 
 
 class RememberFolder(Callback):
-    """Hydra callback: remember where this launch writes and how many jobs it makes, and refuse an absent launcher."""
+    """Hydra callback: remember where this launch writes and how many jobs it makes.
+
+    Refuses folders that cannot be written and an absent launcher, both as composed, whoever set them.
+    """
 
     folder: Path | None = None
-    started: Callable[[int], None] | None = None  # told the number of jobs, where this process runs them all
+    # told folder, number of jobs (0 for a single run, None where unknown) and whether this process runs them all
+    started: Callable[[Path, int | None, bool], None] | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         RememberFolder.folder = Path(config.hydra.run.dir)
+        check_writable(config.out, config.hydra.run.dir)
+        if RememberFolder.started and not config.dry_run:
+            RememberFolder.started(RememberFolder.folder, 0, False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         RememberFolder.folder = Path(config.hydra.sweep.dir)
+        check_writable(config.out, config.hydra.sweep.dir)
+        if config.dry_run:  # the total is added up in one process, and draws nothing that would need more
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.launcher = {"_target_": IN_PROCESS}
         missing = launcher_missing(config.hydra.launcher._target_)
         if missing:
             raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings
         jobs = count_jobs(list(config.hydra.overrides.task), dict(config.hydra.sweeper.get("params") or {}))
-        if RememberFolder.started and jobs and config.hydra.launcher._target_ == IN_PROCESS and not config.dry_run:
-            RememberFolder.started(jobs)
+        if RememberFolder.started and not config.dry_run:
+            RememberFolder.started(RememberFolder.folder, jobs, config.hydra.launcher._target_ == IN_PROCESS)

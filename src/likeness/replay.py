@@ -6,6 +6,7 @@ The record alone decides what is drawn; what differs in versions, weights or dev
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,50 @@ DECIDING = ("weights", "data", "dtype", "device", "hardware", "environment")  # 
 def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
     """Redraw a cell from its record; return the largest difference of each picture in grey levels, and what changed.
 
-    Raises InputError for a folder that holds no finished cell.
+    Raises InputError for a folder that holds no finished cell, or not all of its pictures.
     """
-    record = cells.read_record(folder)
-    if record is None or record["status"] != "done":
-        raise InputError(f"{folder} holds no finished cell: give a folder under outputs/cells/.")
-    sweep = from_plain(record["config"])
+    record = finished_record(folder)
+    recorded = {
+        (seed, arm): picture(folder / cells.picture_file(seed, arm)) for seed in record["seeds"] for arm in ARMS
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        drawn, now = redraw(sweep, Path(scratch))
+        drawn, now = redraw(from_plain(record["config"]), Path(scratch), overrides_of(record))
     differences = {}
     for index, seed in enumerate(record["seeds"]):
         for arm in ARMS:
-            name = f"seed{seed:04d}-{arm}.png"
-            old = np.asarray(Image.open(folder / "images" / name).convert("RGB")).astype(int)
-            new = drawn.pictures[arm][index]
+            name = Path(cells.picture_file(seed, arm)).name
+            old, new = recorded[seed, arm], drawn.pictures[arm][index]
             differences[name] = int(np.abs(old - new).max()) if old.shape == new.shape else 255
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(new).save(keep / name)
     return {"pictures": differences, "changed": changed(record, now)}
+
+
+def finished_record(folder: Path) -> dict[str, Any]:
+    """Return the record of a finished cell, with the parts that say what was drawn; InputError where it is none."""
+    record = cells.read_record(folder) or {}
+    parts = isinstance(record.get("config"), dict) and isinstance(record.get("seeds"), list) and record["seeds"]
+    if record.get("status") != "done" or not parts:
+        raise InputError(f"{folder} holds no finished cell: give a folder under outputs/cells/.")
+    return record
+
+
+def picture(path: Path) -> np.ndarray:
+    """Return a recorded picture as integers (h, w, 3); InputError where it is missing or broken."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB")).astype(int)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(
+            f"{path} is missing or no picture, so there is nothing to compare with; the command in record.json "
+            "draws the cell again."
+        ) from error
+
+
+def overrides_of(record: dict[str, Any]) -> list[str]:
+    """Return the overrides of the command in a record, which is "python sweep.py override ..."."""
+    return shlex.split(str(record.get("command") or ""))[2:]
 
 
 def changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -156,6 +156,7 @@ def class_images(
     *,
     rank: int = 0,
     world: int = 1,
+    bar: bool = True,
 ) -> list[Path]:
     """Return `count` class pictures, drawing the missing ones; with several processes, this one's share.
 
@@ -167,7 +168,7 @@ def class_images(
     folder = request.folder(root)
     paths = [folder / f"{k:05d}.png" for k in range(-(-count // BLOCK) * BLOCK)]
     make_folder(folder)
-    for block in tqdm(range(rank, len(paths) // BLOCK, world), desc="class pictures", disable=rank > 0):
+    for block in tqdm(range(rank, len(paths) // BLOCK, world), desc="class pictures", disable=rank > 0 or not bar):
         numbers = range(block * BLOCK, (block + 1) * BLOCK)
         missing = [k for k in numbers if not is_readable(paths[k])]
         if not missing:

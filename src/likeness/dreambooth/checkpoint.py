@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, An
     return target
 
 
-def prune(out: Path, step: int, identity: dict[str, Any], keep: int) -> list[str]:
+def prune(out: Path, step: int, identity: dict[str, Any], keep: int, whole: Collection[str] = ()) -> list[str]:
     """Keep the one just saved and the newest whole ones before it, `keep` in all; name what others left there.
 
     Only checkpoints of this very run are deleted. Those beyond `step` were skipped as torn when it was resumed.
+    `whole` names those known to be whole, which need not be hashed again at every save: gigabytes, for a large model.
     """
     kept, foreign = 1, []
     for folder in _numbered(out):
@@ -56,7 +58,7 @@ def prune(out: Path, step: int, identity: dict[str, Any], keep: int) -> list[str
             continue
         if not _ours(state) or differences(state["identity"], identity):
             foreign.append(folder.name)
-        elif number > step or kept >= keep or _broken(folder, state):
+        elif number > step or kept >= keep or (folder.name not in whole and _broken(folder, state)):
             shutil.rmtree(folder)
         else:
             kept += 1

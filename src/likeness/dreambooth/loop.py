@@ -114,6 +114,7 @@ class Loop:
         self.step = run.settings.num_train_steps  # of the model that is kept
         self.alphas_cumprod = noise_scheduler.alphas_cumprod.to(self.processes.device)
         self.kept = "there is no checkpoint yet"
+        self.whole: set[str] = set()  # checkpoints that this process wrote or read
 
     def begin(self) -> int:
         """Load the newest whole checkpoint and open the history; return the step to go on from."""
@@ -122,6 +123,7 @@ class Loop:
         if found is not None:
             step = checkpoint.load(found, self.trainable, self.scaler)
             self.kept = f"{found.name} is kept"
+            self.whole.add(found.name)
             self.run.notices.append(f"resumed from {found.name}")
         if self.processes.main:
             self.observer.start(step)
@@ -141,7 +143,7 @@ class Loop:
             total=settings.num_train_steps,
             desc="fine-tuning",
             unit="step",
-            disable=not self.processes.main,
+            disable=not (self.processes.main and settings.progress_bars),
         )
         for step in bar:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:
@@ -267,7 +269,8 @@ class Loop:
         run = self.run
         folder = checkpoint.save(run.out, step, self.trainable, self.scaler, self._about())
         run.on_event(Event("checkpoint", step, path=folder))
-        foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints)
+        self.whole.add(folder.name)
+        foreign = checkpoint.prune(run.out, step, run.identity, self.settings.keep_checkpoints, self.whole)
         left = [f"{name} is not of this run: left alone" for name in foreign]
         new = [notice for notice in left if notice not in run.notices]
         if new:

@@ -28,7 +28,7 @@ COMMON_WORDS = frozenset(_COMMON.split())
 # What is shown or stored while training; never changes the trained weights.
 _BYSTANDERS = """
 log_every checkpoint_every keep_checkpoints sample_every validation_every sample_prompts sample_seeds
-sample_num_inference_steps sample_guidance_scale health
+sample_num_inference_steps sample_guidance_scale health progress_bars
 """
 BYSTANDERS = frozenset(_BYSTANDERS.split())
 
@@ -95,6 +95,7 @@ class TrainSettings:
     sample_guidance_scale: float = 7.5
     validation_every: int = 100
     health: bool = True
+    progress_bars: bool = True
 
     def __post_init__(self) -> None:
         for name in ("lora_targets", "lora_text_encoder_targets", "sample_prompts", "sample_seeds"):

@@ -132,6 +132,7 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
                     latent_shape(pipe, run.resolution),
                     rank=processes.rank,
                     world=processes.world,
+                    bar=settings.progress_bars,
                 )
             )
         )

@@ -167,7 +167,7 @@ REGIONAL = {
     "dino_structure": "pairs of patches that lie wholly in the region",
     "clip_structure": "pairs of patches that lie wholly in the region",
     "clip_t": "inside only; the rest has CLIP's mean colour, which it sees as nothing",
-    "pie_psnr": "", "pie_lpips_x1e3": "", "pie_mse_x1e4": "", "pie_ssim_x1e2": "",
+    "pie_structure_x1e3": "", "pie_psnr": "", "pie_lpips_x1e3": "", "pie_mse_x1e4": "", "pie_ssim_x1e2": "",
     "pie_clip": "inside only (\"edit part\"); the rest is black",
 }  # fmt: skip
 PIE_REGION = (

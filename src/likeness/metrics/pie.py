@@ -32,7 +32,7 @@ class PieBench:
         where the part is empty.
         """
         a, b = (to_bytes(pictures) for pictures in (source, edited))
-        values = {"pie_structure_x1e3": 1e3 * self.structure(a, b)} | self._compare(a, b)
+        values = self._compare(a, b)
         values["pie_clip"] = self.clip_score(b, prompt)
         for name, mask in (masks or {}).items():
             edit_part = with_border(mask)
@@ -46,11 +46,13 @@ class PieBench:
 
     def _compare(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """Compare two batches of 0 to 255; what was multiplied by zero counts as equal."""
+        structure = self.structure(a, b)
         a, b = a / 255, b / 255
         square = (a - b).square().mean((1, 2, 3))
         device = self.lpips.device
         similarity = structural_similarity_index_measure(b.to(device), a.to(device), data_range=1.0, reduction="none")
         return {
+            "pie_structure_x1e3": 1e3 * structure,
             "pie_psnr": -10 * square.log10(),
             "pie_lpips_x1e3": 1e3 * self.lpips.distance(self.lpips.features(a), self.lpips.features(b)),
             "pie_mse_x1e4": 1e4 * square,

@@ -59,12 +59,13 @@ def _difference(factors, before: dict[str, str], after: dict[str, str]) -> np.nd
 
     import cv2
 
+    from likeness.paperdoll.captions import as_fields
     from likeness.paperdoll.world import render
 
     def drawn(asked: dict[str, str]) -> np.ndarray:
-        shown = {"scene": asked["scene"], "food": asked["food"]}
-        worn = {name: asked[name] == "yes" for name in ("sunglasses", "hat")}
-        return render(replace(factors, **shown, **worn)).astype(np.int16)
+        fields = as_fields(asked)
+        shown = {name: fields[name] for name in ("scene", "food", "sunglasses", "hat")}
+        return render(replace(factors, **shown)).astype(np.int16)
 
     drawings = [drawn(before), drawn(after)]
     if before["scene"] != after["scene"]:  # two scenes agree by chance in places; the whole background is meant

@@ -49,8 +49,7 @@ class SubjectMetrics:
         """Encode pictures once, to be used in several measurements."""
         if isinstance(pictures, Seen):
             return pictures
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
-            raise ValueError(f"expected pictures (n, 3, h, w) with n > 0, got {tuple(pictures.shape)}.")
+        checked(pictures)
         clip = torch.cat([self.clip.images(part) for part in pictures.split(CHUNK)])
         dino = torch.cat([self.dino.images(part) for part in pictures.split(CHUNK)]) if self.dino else None
         reading = self.probe.read(pictures) if self.probe else None
@@ -71,9 +70,9 @@ class SubjectMetrics:
             values["identity_distance"] = identity_distance(drawn.identity, real.identity)
         return values
 
-    def diversity(self, pictures: Tensor | Seen) -> dict[str, Tensor]:
+    def diversity(self, pictures: Tensor) -> dict[str, Tensor]:
         """Return `diversity_lpips`, the mean LPIPS over all pairs of pictures of one prompt (); NaN below two."""
-        shown = self.see(pictures).pictures
+        shown = checked(pictures)
         if len(shown) < 2:
             return {"diversity_lpips": torch.tensor(torch.nan)}
         features = [torch.cat(layer) for layer in zip(*map(self.lpips.features, shown.split(CHUNK)), strict=True)]
@@ -149,6 +148,13 @@ class Fidelity:
         dino = self.judge.dino.images(pictures) if self.judge.dino is not None else None
         identity, who = (reading.identity, reading.who) if reading is not None else (None, None)
         return self.judge.measure(Seen(pictures, clip, dino, identity, who), self.photos)
+
+
+def checked(pictures: Tensor) -> Tensor:
+    """Return pictures; raise ValueError unless they are (n, 3, h, w) and at least one."""
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
+        raise ValueError(f"expected pictures (n, 3, h, w) with n > 0, got {tuple(pictures.shape)}.")
+    return pictures
 
 
 def paired_pictures(before: Seen, after: Seen) -> None:

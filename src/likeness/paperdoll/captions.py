@@ -177,6 +177,13 @@ def asked(prompt: str) -> dict[str, str]:
     }
 
 
+def as_fields(wanted: dict[str, str]) -> dict[str, str | bool]:
+    """Return what `asked` found as fields of `world.Factors`, in which what is worn is true or false."""
+    return {
+        name: value == "yes" if CATEGORICAL.get(name) == ("no", "yes") else value for name, value in wanted.items()
+    }
+
+
 def unknown_words(prompt: str) -> list[str]:
     """Return the words outside the grammar, in order, each once; identifiers such as `bnh` are among them."""
     return [word for word in dict.fromkeys(_words(prompt)) if word not in VOCABULARY]

@@ -20,7 +20,7 @@ IDENTITY = (
     "every swapped word has as many tokens as the new one, so maps are handed over one to one, and without "
     "self-attention injection little structure is kept."
 )
-NO_WEIGHT = "weights act inside cross_replace_steps, which hold no step. Widen them."
+NO_WEIGHT = "weights act inside cross_replace_steps, which hold no step for a re-weighted word. Widen them."
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -32,6 +32,12 @@ def check_pipeline(pipe: Any) -> None:
         raise ValueError(
             f"{type(pipe.scheduler).__name__} is not supported; set pipe.scheduler to one of "
             f"{', '.join(HISTORY)} (SomeScheduler.from_config(pipe.scheduler.config))."
+        )
+    algorithm = getattr(pipe.scheduler.config, "algorithm_type", None) or ""
+    if algorithm.startswith("sde"):
+        raise ValueError(
+            f"algorithm_type={algorithm!r} draws new noise at every step, another for source and targets, so nothing "
+            f"can be kept: use {algorithm.removeprefix('sde-')!r}."
         )
     if getattr(pipe.unet, "encoder_hid_proj", None) is not None:
         raise ValueError(
@@ -68,7 +74,7 @@ def check_edits(compiled: Sequence[Compiled], edits: Sequence[Edit], steps: int,
     for edit, spelled in zip(edits, compiled, strict=True):
         if spelled.last_step() == 0:
             raise ValueError(f"{name_of(edit, spelled)}: {NO_STEP.format(steps=steps)}")
-        if isinstance(edit, Reweight) and edit.changes_weights() and not spelled.crosses():
+        if isinstance(edit, Reweight) and edit.changes_weights() and spelled.idle_weights:
             raise ValueError(f"{name_of(edit, spelled)}: {NO_WEIGHT}")
 
 
@@ -86,7 +92,7 @@ def edit_notices(
         if isinstance(edit, Reweight):
             if not edit.changes_weights():
                 found.append("every weight is 1, so nothing is re-weighted.")
-            elif not spelled.crosses():
+            elif spelled.idle_weights:
                 found.append(NO_WEIGHT)
         elif encode(tokenizer, source) == encode(tokenizer, spelled.target_prompt):
             found.append("source and target are the same prompt to the model, so nothing is edited.")

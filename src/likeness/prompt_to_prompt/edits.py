@@ -17,7 +17,7 @@ from torch import Tensor
 
 from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
 from likeness.prompt_to_prompt.schedule import Window, Windows, cross_alphas, self_window
-from likeness.prompt_to_prompt.words import need, read_prompt, reference_positions
+from likeness.prompt_to_prompt.words import encode, need, read_prompt, reference_positions
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Reweight(Edit):
 
     def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
         target = target_of(self, source)
+        if behaviour == "corrected":
+            self._check_target(tokenizer, source, target)
         if self.over is not None:
             matrix, own = self.over.mapping(tokenizer, source, behaviour)
         else:
@@ -85,6 +87,16 @@ class Reweight(Edit):
             own = torch.zeros(tokenizer.model_max_length)
         factors = equalizer(tokenizer, target, self.weights, behaviour)
         return matrix * factors, own * factors
+
+    def _check_target(self, tokenizer: Any, source: str, target: str) -> None:
+        """Raise ValueError for a target prompt that is aligned with nothing: maps would go to words by position."""
+        aligned = source if self.over is None else target_of(self.over, source)
+        if encode(tokenizer, target) != encode(tokenizer, aligned):
+            with_what = "the source prompt" if self.over is None else f"{type(self.over).__name__}'s target prompt"
+            raise ValueError(
+                f"Reweight of {target!r} takes its maps from {with_what} {aligned!r}, which reads otherwise: leave "
+                "target_prompt out (None), or say how the prompts match with over=Replace(...) or over=Refine(...)."
+            )
 
 
 def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, Any], behaviour: str = "corrected") -> Tensor:
@@ -139,6 +151,7 @@ class Compiled:
     target_prompt: str
     cross: list[Coefficients | None]
     self_steps: tuple[int, int]
+    idle_weights: bool = False  # a re-weighted token is outside of its window at every step
 
     def cross_at(self, step: int) -> Coefficients | None:
         return self.cross[step] if step < len(self.cross) else None
@@ -183,7 +196,11 @@ def compile_edit(
             found = coefficients(matrix, own, alpha)
             by_row[key] = None if found is None else found.to(device)
         cross.append(by_row[key])
-    return Compiled(target, cross, self_window(edit.self_replace_steps, count, behaviour))
+    idle = False
+    if isinstance(edit, Reweight):
+        weighted = equalizer(tokenizer, target, edit.weights, behaviour) != 1
+        idle = bool((alphas[:evaluations, weighted] == 0).all(0).any())
+    return Compiled(target, cross, self_window(edit.self_replace_steps, count, behaviour), idle)
 
 
 def coefficients(matrix: Tensor, own: Tensor, alpha: Tensor) -> Coefficients | None:

@@ -20,7 +20,7 @@ class AttentionMaps:
     prompts: list[str]
 
     def word(self, word: str, *, prompt: int = 0, image: int = 0) -> Tensor:
-        """Return the map (y, x) of a word or phrase; values are attention probabilities averaged over its tokens.
+        """Return the map (y, x) of a word or phrase, on the CPU: attention probabilities averaged over its tokens.
 
         `prompt` 0 is the source, 1 the first target. Raises ValueError if nothing was stored or the word is
         not in that prompt.
@@ -29,7 +29,7 @@ class AttentionMaps:
             raise ValueError("no attention maps were stored: pass store_attention=True, and sample first.")
         tokens = need(read_prompt(self.tokenizer, self.prompts[prompt]), word, "a word to show")
         maps = self.control.averaged()[prompt, image]
-        return maps[..., tokens].mean(-1) / max(1, self.control.step)
+        return (maps[..., tokens].mean(-1) / max(1, self.control.step)).cpu()
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Masks:
         return len(self.control.masks)
 
     def at(self, index: int, *, prompt: int = 1, image: int = 0) -> Tensor:
-        """Return the boolean mask (h, w) of the index-th blended step, in latent pixels."""
+        """Return the boolean mask (h, w) of the index-th blended step, in latent pixels, on the CPU."""
         if not self.control.masks:
             raise ValueError("no masks: pass local_blend=LocalBlend(...), and sample first.")
-        return self.control.masks[index][prompt, image, 0]
+        return self.control.masks[index][prompt, image, 0].cpu()
 
     def last(self, *, prompt: int = 1, image: int = 0) -> Tensor:
         """Return the mask (h, w) of the last step."""

@@ -30,6 +30,7 @@ from likeness.prompt_to_prompt.maps import AttentionMaps, Masks
 from likeness.prompt_to_prompt.processor import EditedAttention
 from likeness.prompt_to_prompt.words import RememberingTokenizer
 
+MOST_STEPS = 1000
 REFERENCE_LIMITS = {"reference_stable": 16 * 16, "reference_null": 32 * 32}
 
 
@@ -41,6 +42,7 @@ class PromptToPrompt:
         self.behaviour = options["behaviour"]
         self.tokenizer = RememberingTokenizer(pipe.tokenizer)
         self.notices: list[str] = []
+        self._judged: list[str] = []  # those on the edits' windows; judged again once the steps are known
         side = options["self_replace_resolution"]
         limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
         self.control = Control([], store_maps=options["store_attention"], self_limit=limit)
@@ -52,9 +54,8 @@ class PromptToPrompt:
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
         self._open = True
-        steps = options["num_inference_steps"] or 50
+        steps = options["num_inference_steps"] or MOST_STEPS  # unknown until sampling: refuse what no count can mend
         self._compile(steps, steps)
-        self.notices += edit_notices(self.control.edits, edits, prompts[0], self.tokenizer, self.behaviour)
         self.attention_maps = AttentionMaps(self.control, self.tokenizer, prompts)
         self.masks = Masks(self.control)
 
@@ -100,6 +101,9 @@ class PromptToPrompt:
             for edit in self.edits
         ]
         check_edits(self.control.edits, self.edits, evaluations, self.behaviour)
+        self.notices = [notice for notice in self.notices if notice not in self._judged]
+        self._judged = edit_notices(self.control.edits, self.edits, source, tokenizer, self.behaviour)
+        self._notice(self._judged)
         blend = self.options["local_blend"]
         if blend is not None:
             blender = compile_blend(blend, tokenizer, self.prompts, num_inference_steps, self.behaviour)
@@ -137,7 +141,8 @@ class PromptToPrompt:
             )
         self._compile(self.pipe.scheduler.num_inference_steps, evaluations, sample.device)
         size = tuple(sample.shape[-2:])
-        chosen = recorded_layers(self.layers, size, self.behaviour) if self.control.records else frozenset()
+        layers_of = "corrected" if self.control.blender is None else self.behaviour  # the reference's are its blend's
+        chosen = recorded_layers(self.layers, size, layers_of) if self.control.records else frozenset()
         self.control.begin(rows, guided, size, chosen)
         self._notice(limit_notices(self.control, self.layers))
         self._install()

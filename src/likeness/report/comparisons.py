@@ -8,7 +8,7 @@ from typing import Any
 
 from likeness.metrics.statistics import holm
 from likeness.report.metric_names import HEADLINE, STRUCTURE, interval, named, number, verdict
-from likeness.report.records import CellResult, pooled
+from likeness.report.records import CellResult, count_pairs, pooled
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def group_table(title: str, cells: Sequence[CellResult], key: Callable[[CellResu
     metrics = present(cells)
     lines = []
     for name, members in groups.items():
-        n = sum(member.summary["n"] for member in members)
+        n = count_pairs(members)
         values = [text(name), Value(str(len(members)), len(members)), Value(str(n), n)]
         for metric in metrics:
             values += compared(metric, pooled(members, metric), members[0])

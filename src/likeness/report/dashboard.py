@@ -11,6 +11,7 @@ from typing import Any
 
 from likeness.errors import InputError
 from likeness.report.metric_names import HEADLINE, STRUCTURE, named
+from likeness.report.tracker import first_line
 
 NAME = "likeness: edits and training"
 AXES = ("subject", "edit", "style")
@@ -75,13 +76,16 @@ def trade_off() -> Any:
 
 
 def by_axis() -> Any:
-    """Headline metrics by subject, by edit and by style, and all of them at once."""
+    """Headline metrics by subject, by edit and by style, and all of them at once.
+
+    A bar is the mean of cells drawn and measured alike; those of another model, backbone or version have their own.
+    """
     ws, wr = _workspaces()
     panels = [
         wr.BarPlot(
             title=f"{named(metric)} by {axis}",
             metrics=[f"edit/{metric}", f"edit/{metric}_without"],
-            groupby=wr.Config(f"cell.{axis}"),
+            groupby=wr.Config(f"cell.alike.{axis}"),
             groupby_aggfunc="mean",
             groupby_rangefunc="stderr",
             layout=_at(8 * column, 6 * row, 8, 6),
@@ -97,15 +101,14 @@ def by_axis() -> Any:
 
 
 def reweighting() -> Any:
-    """What is drawn as a word's weight grows."""
+    """What is drawn as a word's weight grows, a point for each cell: a mean would mix models and subjects."""
     ws, wr = _workspaces()
     panels = [
         wr.ScatterPlot(
             title=f"{named(metric)} by the word's weight",
             x=wr.Config("cell.weight"),
             y=wr.SummaryMetric(f"edit/{metric}"),
-            running_ymean=True,
-            legend_template="${config:cell.word}",
+            legend_template="${config:cell.word} ${config:cell.alike.subject}",
             layout=_at(8 * column, 0, 8, 8),
         )
         for column, metric in enumerate(WEIGHTED)
@@ -126,8 +129,8 @@ def training() -> Any:
                     layout=_at(0, 7, 8, 7)),
         wr.LinePlot(title="drift and bleeding of other people", x=step, metric_regex="health/(.*/)?(prior|other)_.*",
                     layout=_at(8, 7, 8, 7)),
-        wr.LinePlot(title="health of attention", x=step, metric_regex="health/(.*/)?(entropy|focus|mass).*",
-                    layout=_at(16, 7, 8, 7)),
+        wr.LinePlot(title="health of attention", x=step,
+                    metric_regex="health/(.*/)?(identifier|class)_(entropy|focus|mass).*", layout=_at(16, 7, 8, 7)),
         wr.MediaBrowser(title="samples", media_keys=["samples/grid"], num_columns=3, layout=_at(0, 14, 24, 12)),
     ]  # fmt: skip
     return ws.Section(name="Training health", panels=panels)
@@ -151,7 +154,11 @@ def save(project: str, entity: str | None = None, name: str = NAME) -> str:
     workspace = build(entity or "you", project, name)
     import wandb
 
-    if not wandb.login(prompt=False, verify=False):
+    try:
+        account = wandb.login(prompt=False, verify=False)
+    except Exception as error:  # a key that is no key
+        raise InputError(f"the W&B login failed ({first_line(error)}): set another key with `wandb login`.") from error
+    if not account:
         raise InputError(
             "a saved workspace needs a W&B account: run `wandb login`, or set WANDB_API_KEY. Without one, every "
             "sweep's report.html shows the same, and `wandb leet` reads offline runs in the terminal."
@@ -160,9 +167,7 @@ def save(project: str, entity: str | None = None, name: str = NAME) -> str:
         workspace.entity = entity or wandb.Api().default_entity
         return workspace.save().url
     except Exception as error:  # the client raises what requests, its own API or pydantic raise
-        raise InputError(
-            f"W&B did not take the workspace: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
+        raise InputError(f"W&B did not take the workspace: {first_line(error)}") from error
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from likeness.report.metric_names import interval, verdict
-from likeness.report.records import CellResult, pooled, values
+from likeness.report.records import CellResult, direction_of, pooled, values
 
 MOST_ROWS = 40  # more cells than this are pooled by subject and edit
 MOST_DOTS = 60  # pairs; more than this would be a bar
@@ -49,7 +49,7 @@ def difference_plot(cells: Sequence[CellResult], numbers: Sequence[int], metric:
     low, high = min(0.0, *drawn), max(0.0, *drawn)
     room = 0.04 * (high - low or 1.0)
     low, high = low - room, high + room
-    direction = next(cell.record["directions"].get(metric, "neutral") for cell in cells)
+    direction = direction_of(cells, metric)
 
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - low) / (high - low), 2)

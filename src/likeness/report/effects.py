@@ -11,7 +11,7 @@ from typing import Any
 
 from likeness.metrics.statistics import decided, holm
 from likeness.report.metric_names import interval, named, number, verdict
-from likeness.report.records import CellResult, pooled
+from likeness.report.records import CellResult, direction_of, pooled
 
 STRUCTURE = ("dino_structure", "clip_structure")  # whichever the suite has
 METRICS = ("edit_success", "clip_t", *STRUCTURE, "lpips", "head_shift_px")
@@ -44,13 +44,9 @@ def effects(cells: Sequence[CellResult], metrics: Sequence[str] = METRICS) -> li
         for metric in metrics:
             entry = pooled(members, metric)
             if entry is not None:
-                rows.append((group, metric, _direction(members, metric), entry))
+                rows.append((group, metric, direction_of(members, metric), entry))
     corrected = holm([entry["difference"]["p"] for *_, entry in rows])
     return [Effect(*row, p) for row, p in zip(rows, corrected, strict=True)]
-
-
-def _direction(cells: Sequence[CellResult], metric: str) -> str:
-    return next((d for c in cells if (d := c.record["directions"].get(metric))), "neutral")
 
 
 def effects_table(found: Sequence[Effect]) -> str:

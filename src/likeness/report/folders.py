@@ -7,6 +7,8 @@ from pathlib import Path
 
 from likeness.errors import InputError
 
+FAILED = "failed.json"  # in a job's folder: it failed before there was a cell to put the error in
+
 
 def cells_under(places: Iterable[Path]) -> list[Path]:
     """Return the cell folders in or under the given folders, and those that run folders point at; each once."""

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from likeness.metrics.statistics import paired
+from likeness.report.folders import FAILED
 from likeness.report.spreadsheet import read_rows
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
-FAILED = "failed.json"  # in a job's folder: it failed before there was a cell to put the error in
+LEFT_NOTHING = (
+    "left nothing: it is still running, or was killed or timed out; the same command draws it again once it has ended"
+)
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,39 @@ class Failed:
     command: str | None = None
 
 
+NEEDED = {
+    "record.json": ("axes", "directions", "environment", "seeds", "source_prompt", "target_prompt"),
+    "summary.json": ("metrics", "n"),
+}
+
+
+def count_pairs(cells: Iterable[CellResult]) -> int:
+    """Return how many pictures with and without are compared in these cells."""
+    return sum(cell.summary["n"] for cell in cells if cell.compares)
+
+
+def direction_of(cells: Sequence[CellResult], metric: str) -> str:
+    """Return which way a metric points, as the cells that have it say."""
+    return next((found for cell in cells if (found := cell.record["directions"].get(metric))), "neutral")
+
+
 def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]:
-    """Read cell folders; what is unreadable or failed comes back in the second list."""
+    """Read cell folders; what is unreadable, failed or left without a word comes back in the second list."""
     cells, failed = [], []
     for folder in folders:
+        name = next((n for n in ("record.json", FAILED) if (folder / n).is_file()), None)
+        if name is None and folder.name.isdigit():  # a job's folder, not a cell's
+            failed.append(Failed(folder, LEFT_NOTHING))
+            continue
         try:
-            name = "record.json" if (folder / "record.json").is_file() else FAILED
-            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            record = json.loads((folder / (name or FAILED)).read_text(encoding="utf-8"))
             if record.get("status") != "done":
                 failed.append(Failed(folder, str(record.get("error")), record.get("command")))
                 continue
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            for file, content in (("record.json", record), ("summary.json", summary)):
+                if absent := [key for key in NEEDED[file] if key not in content]:
+                    raise ValueError(f"{file} has no {', '.join(absent)}; overwrite=true draws the cell again.")
             cells.append(CellResult(folder, record, summary, read_rows(folder / "results.csv")))
         except (OSError, ValueError, AttributeError) as error:
             failed.append(Failed(folder, f"unreadable: {error}"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from likeness.report.metric_names import interval
-from likeness.report.records import CellResult, measured_alike, pooled, read_cells
+from likeness.report.records import CellResult, count_pairs, measured_alike, pooled, read_cells
 from likeness.report.varying import told_apart
 
 SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
@@ -51,7 +51,7 @@ def overall(cells: Sequence[CellResult], metrics: Sequence[str]) -> list[list[st
         found = pooled(members, "edit_success")
         happened = f"{found['with']:.0%} / {found['without']:.0%}" if found else "–"
         entries = {metric: pooled(members, metric) for metric in metrics}
-        n = sum(member.summary["n"] for member in members)
+        n = count_pairs(members)
         which = "all" if len(members) == len(cells) else f"measured alike ({number})"
         rows.append([which, "", f"{len(members)} cells", str(n), happened,
                      *(interval(name, entry and entry["difference"]) for name, entry in entries.items())])  # fmt: skip

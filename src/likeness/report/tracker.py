@@ -19,9 +19,11 @@ MODES = ("auto", "online", "offline", "disabled", "none")
 SECONDS_TO_CONNECT = 20
 SECONDS_TO_FINISH = 300  # then what is not uploaded stays on disk
 MOST_IMAGES = 108  # W&B shows no more in one step
+LONGEST_TAG = 64  # characters; W&B starts no run with a longer tag, or an empty one
 # Keys whose summary W&B computes from their history -> the key they are plotted against, and the summary.
 SUMMARISED = {"validation": ("train/step", "min"), "seed": ("seed/seed", "mean")}
 _said: set[str] = set()
+_staged: set[str] = set()  # folders this process named for wandb's staging
 
 
 class Run:
@@ -147,6 +149,11 @@ def artifact_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:128]
 
 
+def run_tags(tags: Sequence[str]) -> list[str]:
+    """Return the tags that W&B takes: cut to its length, none empty, none twice."""
+    return list(dict.fromkeys(short for tag in tags if (short := tag.strip()[:LONGEST_TAG].strip())))
+
+
 def start(
     mode: str,
     *,
@@ -161,8 +168,9 @@ def start(
 ) -> Run:
     """Start a run, to be used as a context manager.
 
-    `auto` is online with a W&B login and offline without; a server that cannot be reached turns into offline, a
-    folder that cannot be written into a run that records nothing; either is said once. `none` imports no wandb.
+    `auto` is online with a W&B login and offline without. Whatever keeps a run from starting online (no server, a
+    setting W&B refuses) turns it into an offline one, and what keeps it from starting offline (a folder that cannot
+    be written) into one that records nothing; either is said once. `none` imports no wandb.
     `continued` is a file that remembers the run's id: work that is interrupted and goes on stays one run. Offline,
     where W&B cannot continue a run, it becomes a second one of that name.
     Raises InputError for an unknown mode.
@@ -174,20 +182,31 @@ def start(
     import wandb
 
     options = {
-        "project": project, "name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": config,
-        "dir": str(directory), "reinit": "create_new",
+        "project": project, "name": name, "group": group, "job_type": job_type, "tags": run_tags(tags),
+        "config": config, "dir": str(directory), "reinit": "create_new",
     }  # fmt: skip
     asked = wandb_mode(mode)
     for tried in dict.fromkeys((asked, "offline")):
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            _stage_inside(directory)
             again = {} if continued is None or tried == "offline" else {"id": _id_in(continued), "resume": "allow"}
             run = wandb.init(mode=tried, settings=_settings(wandb), **options, **again)
             return WandbRun(run, offline=tried == "offline")
-        except (wandb.errors.Error, OSError) as error:
+        except Exception as error:  # the client's own errors, pydantic's, the system's: no result depends on a run
             instead = "recording nothing" if tried == "offline" else "recording offline instead"
             say(f"unreachable {tried}", f"W&B cannot be used ({first_line(error)}); {instead}.")
     return Run()
+
+
+def _stage_inside(directory: Path) -> None:
+    """Have wandb stage the pictures of tables and the files of artifacts in a folder, unless the user named another.
+
+    Its own choice lies in the home folder: offline runs whose folder is moved would lose them.
+    """
+    if os.environ.get("WANDB_DATA_DIR", "") in ("", *_staged):
+        os.environ["WANDB_DATA_DIR"] = str(directory.resolve() / "staged")
+        _staged.add(os.environ["WANDB_DATA_DIR"])
 
 
 def _id_in(file: Path) -> str:
@@ -201,7 +220,10 @@ def _id_in(file: Path) -> str:
 
 
 def wandb_mode(asked: str) -> str:
-    """Return the mode wandb is started in; WANDB_MODE decides where the configuration says auto."""
+    """Return the mode wandb is started in; WANDB_MODE decides where the configuration says auto.
+
+    A login that fails (a key that is no key) is said once and means offline.
+    """
     if asked != "auto":
         return asked
     stated = os.environ.get("WANDB_MODE")
@@ -209,7 +231,12 @@ def wandb_mode(asked: str) -> str:
         return "offline" if stated == "dryrun" else stated
     import wandb
 
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"  # no network, no question asked
+    try:
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"  # no network, no question asked
+    except Exception as error:
+        say("no login", f"the W&B login failed ({first_line(error)}); recording offline instead. Set another key with "
+            "`wandb login`, or unset WANDB_API_KEY.")  # fmt: skip
+        return "offline"
 
 
 def _settings(wandb: Any) -> Any:

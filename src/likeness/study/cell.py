@@ -35,7 +35,8 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
     """Draw and record one cell and point to it from the run folder; return its folder (None for a dry run).
 
     Whatever goes wrong is recorded with its error before it is raised: in the cell's folder, or in the job's where
-    it went wrong before there was a cell. Running the same command again draws what is missing.
+    it went wrong before there was a cell or a finished one could not be drawn again. Running the same
+    command again draws what is missing.
     """
     if sweep.dry_run:
         from likeness.study.dry_run import dry_run
@@ -53,7 +54,13 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
         raise error
     finally:
         progress.advance(time.perf_counter() - started, drawn)
-    failures.point_to(run_dir, cell.folder)
+    try:
+        failures.point_to(run_dir, cell.folder)
+    except OSError as error:
+        raise InputError(
+            f"the cell {cell.folder} is finished and kept, but {run_dir} cannot point to it: "
+            f"{error.strerror or error}. Free some space, then run the same command again."
+        ) from error
     return cell.folder
 
 
@@ -71,13 +78,22 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
     return _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
 
 
+def finished_cell(sweep: Sweep, plan: EditPlan) -> Path | None:
+    """Return the finished cell that `run_cell` would leave as it is; None where it would draw.
+
+    Raises InputError where the model is missing, or the device or precision is none of this machine's.
+    """
+    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
+    return cell.folder if cell.is_kept() else None
+
+
 def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: list[str], error: Exception) -> None:
     trace = None if isinstance(error, InputError) else "".join(traceback.format_exception(error))
     shown = str(error) if trace is None else f"{type(error).__name__}: {error}"
     if trace is not None:
         log.error("%s failed:\n%s", cell.folder.name if cell else " ".join(overrides), trace)
     try:
-        if cell is None:
+        if cell is None or cells.is_done(cell.folder):  # an earlier cell is kept, and has no place for the error
             failures.write(run_dir, sweep, overrides, shown, trace)
         else:
             cells.write_failed(cell.folder, cell.record("failed", error=shown, traceback=trace))
@@ -86,12 +102,15 @@ def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: 
         log.error("the failure could not be recorded either: %s", second)
 
 
-def redraw(sweep: Sweep, scratch: Path) -> tuple[Any, dict[str, Any]]:
-    """Draw a cell's pictures afresh, taking none from earlier; return them and the record of this drawing."""
+def redraw(sweep: Sweep, scratch: Path, overrides: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Draw a cell's pictures afresh, taking none from earlier; return them and the record of this drawing.
+
+    `overrides`: those of the cell's command, for the command that makes its model where that is missing.
+    """
     from likeness.study import draw
 
     plan = plan_edit(sweep)
-    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
+    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
     pipe = draw.load_cached(cell.base, cell.finetuned, cell.weights, cell.dtype, cell.device)
     return draw.draw_cell(pipe, sweep, plan, draw.PictureCache(scratch, {})), cell.record("redrawn")
 
@@ -156,9 +175,13 @@ class _Cell:
             **more,
         }
 
+    def is_kept(self) -> bool:
+        """Say whether the cell is finished and nobody asked for it again."""
+        return cells.is_done(self.folder) and not self.sweep.overwrite
+
     def run(self, run_dir: Path) -> bool:
         """Draw, measure and record, unless it is done already; return whether anything was drawn."""
-        if cells.is_done(self.folder) and not self.sweep.overwrite:
+        if self.is_kept():
             print(f"already there: {self.folder}")
             return False
         if cells.is_torn(self.folder):
@@ -188,13 +211,16 @@ class _Cell:
     def _cache(self):
         from likeness.study.draw import PictureCache
 
+        packages = environment.environment()["packages"]
         key = {
+            "versions": {name: packages[name] for name in ("torch", "diffusers", "transformers")},
+            "device": self.device.partition(":")[0],
             "weights": self.weights,
             "dtype": self.dtype,
             "resolution": self.sweep.model.resolution,
             "sampler": asdict(self.sweep.sampler) | {"name": None},
         }
-        return PictureCache(Path(self.sweep.out) / "pictures", key)
+        return PictureCache(Path(self.sweep.out) / "pictures", key, fresh=self.sweep.overwrite)
 
     def _track(self, run_dir: Path, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """Log to W&B; whatever goes wrong there costs nothing here."""

@@ -60,6 +60,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record if record is not None and record.get("format") == FORMAT else None
 
 
+def picture_file(seed: int, arm: str) -> str:
+    """Return where a cell keeps a picture, relative to its folder."""
+    return f"images/seed{seed:04d}-{arm}.png"
+
+
 def is_done(folder: Path) -> bool:
     """Say whether a finished cell with all its pictures lies here."""
     record = read_record(folder)
@@ -68,7 +73,7 @@ def is_done(folder: Path) -> bool:
     seeds = record.get("seeds")
     if not isinstance(seeds, list) or not seeds:
         return False
-    images = (f"images/seed{seed:04d}-{arm}.png" for seed in seeds for arm in ARMS)
+    images = (picture_file(seed, arm) for seed in seeds for arm in ARMS)
     return all((folder / name).is_file() for name in ("grid.png", "results.csv", *images))
 
 

@@ -62,15 +62,20 @@ def set_scheduler(pipe, sampler: Sampler) -> None:
 
 
 class PictureCache:
-    """Pictures already drawn plainly, by what decides them; PNGs, written atomically, shared by all cells."""
+    """Pictures already drawn plainly, by what decides them; PNGs, written atomically, shared by all cells.
 
-    def __init__(self, root: Path, key: dict[str, Any]) -> None:
-        self.root, self.key = root, key
+    With `fresh` none is taken from there, and what is drawn replaces what is there.
+    """
+
+    def __init__(self, root: Path, key: dict[str, Any], fresh: bool = False) -> None:
+        self.root, self.key, self.fresh = root, key, fresh
 
     def path(self, prompt: str, seed: int) -> Path:
         return self.root / short_hash({**self.key, "prompt": prompt}) / f"seed{seed:04d}.png"
 
     def read(self, prompt: str, seed: int) -> np.ndarray | None:
+        if self.fresh:
+            return None
         try:
             with Image.open(self.path(prompt, seed)) as image:
                 return np.asarray(image.convert("RGB"))

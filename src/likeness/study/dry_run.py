@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from likeness import metrics, models
-from likeness.config import Sweep, to_plain
+from likeness.config import Sweep
 from likeness.dreambooth import is_finished
 from likeness.errors import InputError
 from likeness.study import cells, place
+from likeness.study.cell import finished_cell
 from likeness.study.plan import EditPlan, label
 from likeness.study.progress import duration
 
 # Seconds for a picture of 128 px in 50 DDIM steps with guidance, measured on 2 CPU cores; until cells are recorded.
 SECONDS_PER_PICTURE = {"paperdoll": 1.3}
-# Configuration that changes nothing about a cell's pictures and numbers.
-ASIDE = ("logger", "out", "device", "experiment", "question", "dry_run", "overwrite", "train_missing")
 
 
 @dataclass
@@ -40,7 +38,12 @@ TOTAL = Total()
 def dry_run(sweep: Sweep, plan: EditPlan, command: str) -> None:
     """Print one cell and add it to the total."""
     TOTAL.cells += 1
-    missing = what_is_missing(sweep, command)
+    missing, done = what_is_missing(sweep, command), None
+    if not missing:
+        try:
+            done = finished_cell(sweep, plan)
+        except InputError as error:  # a device or precision that is not here
+            missing["what draws it"] = str(error)
     TOTAL.missing = (TOTAL.missing or {}) | missing
     pictures = 3 * len(sweep.seeds)
     print(f"{sweep.subject.name} · {sweep.edit.name} · {label(plan.axes)} · {plan.operator}")
@@ -48,7 +51,6 @@ def dry_run(sweep: Sweep, plan: EditPlan, command: str) -> None:
     print(f"  target  {plan.target_prompt}" + "".join(f"   [{w} x {v:g}]" for w, v in plan.weights))
     for what, remedy in missing.items():
         print(f"  MISSING {what}\n          {remedy}")
-    done = recorded_cell(sweep)
     if done is not None:
         TOTAL.there += 1
         print(f"  draws   nothing: already there in {done}")
@@ -113,22 +115,8 @@ def _seconds_per_step(record: dict[str, Any]) -> float | None:
 def records(out: str) -> list[dict[str, Any]]:
     """Return the records of finished cells under an output folder, oldest first; read once per process."""
     paths = sorted((Path(out) / "cells").glob("[!.]*/record.json"), key=lambda p: p.stat().st_mtime)
-    found = [(cells.read_record(path.parent), path.parent) for path in paths]
-    return [record | {"folder": folder} for record, folder in found if record and record.get("status") == "done"]
-
-
-@functools.lru_cache(maxsize=4)
-def _by_config(out: str) -> dict[str, Path]:
-    return {_key(record["config"]): record["folder"] for record in records(out) if "config" in record}
-
-
-def recorded_cell(sweep: Sweep) -> Path | None:
-    """Return the finished cell of this configuration, if there is one."""
-    return _by_config(sweep.out).get(_key(to_plain(sweep)))
-
-
-def _key(config: dict[str, Any]) -> str:
-    return json.dumps({k: v for k, v in config.items() if k not in ASIDE}, sort_keys=True, default=str)
+    found = [cells.read_record(path.parent) for path in paths]
+    return [record for record in found if record and record.get("status") == "done"]
 
 
 def print_total() -> None:

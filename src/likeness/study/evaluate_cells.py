@@ -1,13 +1,14 @@
 """Judge the cells of figures: did the edit happen, was structure kept where it did, does a weight set the amount?
 
-python -m likeness.study.evaluate_cells outputs/runs/RUN [RUN ...]: each place is one figure. The judge reads the
-pictures; LPIPS is the one the cells were measured with.
+python -m likeness.study.evaluate_cells outputs/runs/RUN [RUN ...] [--page experiments/README.md]: each place is one
+figure. The judge reads the pictures; LPIPS is the one the cells were measured with.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import decided, median_rank_correlation, paired
+from likeness.report.notebook import fill_page, read_page
 from likeness.study.judged import Row, finished_cells, judged_rows
 
 JUDGED_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)  # negative weights are shown, not judged
+TIMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_(.+)")  # the name of a run folder
 MOVED = 3.0  # pixels of 128 beyond which a head has moved
 
 
@@ -117,14 +120,21 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def newest(places: Sequence[Path]) -> dict[str, Path]:
+    """Return places by the name of their figure: without the time of a run, of whose repetitions the last is taken."""
+    timed = {place: TIMED.fullmatch(place.name) for place in sorted(places, key=lambda place: place.name)}
+    latest = {found[1] if found else place.name: place for place, found in timed.items()}
+    return dict(sorted(latest.items()))
+
+
 def evaluate_figures(places: Sequence[Path], judge) -> dict[str, dict[str, Any]]:
-    """Judge the cells under every place, which is one figure."""
+    """Judge the cells under every place, which is one figure; see `newest`."""
     figures = {}
-    for place in places:
+    for name, place in newest(places).items():
         rows = judged_rows(finished_cells([place]), judge)
-        figures[place.name] = figure(rows)
+        figures[name] = figure(rows)
         if weights := reweighting(rows):
-            figures[place.name]["reweighting"] = weights
+            figures[name]["reweighting"] = weights
     return figures
 
 
@@ -132,14 +142,20 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.study.evaluate_cells", description=__doc__)
     parser.add_argument("places", nargs="+", type=Path, help="run folders, one for each figure")
     parser.add_argument("--json", type=Path, help="also write every number here")
+    parser.add_argument("--page", type=Path, help="also write the table between the markers of this page")
     arguments = parser.parse_args(argv)
     from likeness.paperdoll.judge import load_judge
 
     try:
+        if arguments.page:
+            read_page(arguments.page)  # refused before the work
         figures = evaluate_figures(arguments.places, load_judge())
     except InputError as error:
         raise SystemExit(f"error: {error}") from error
     print(table(figures))
+    if arguments.page:
+        runs = ", ".join(f"`{place.name}`" for place in newest(arguments.places).values())
+        fill_page(arguments.page, [table(figures), f"Runs judged: {runs}."])
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

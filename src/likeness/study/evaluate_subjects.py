@@ -87,8 +87,7 @@ def nearest(identity: Tensor, subject: Tensor, others: Tensor) -> Tensor:
 def within_reach(judge, vae, subject: str, others: Tensor, seeds: int) -> tuple[float, float]:
     """Return the share of drawings of the subject, as rendered and as redrawn by the autoencoder, judged as it."""
     rng = np.random.default_rng((1, len(others)))
-    asked = [captions.asked(template) for template in UNSEEN for _ in range(seeds)]
-    fixed = [{k: v == "yes" if k in ("sunglasses", "hat") else v for k, v in a.items()} for a in asked]
+    fixed = [captions.as_fields(captions.asked(template)) for template in UNSEEN for _ in range(seeds)]
     drawn = to_tensor([world.render(world.sample_factors(rng, **one | {"who": subject})) for one in fixed])
     own = photo_identity(judge, subject)
     shown = (drawn, redraw(vae, drawn))

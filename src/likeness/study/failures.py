@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from likeness.config import Sweep, to_plain
-from likeness.report.records import FAILED
+from likeness.report.folders import FAILED
 from likeness.study import environment
 
 POINTER = "cell.txt"
+JOBS = "jobs.txt"  # in a run folder: how many numbered jobs belong to it
+
+
+def begin(run_dir: Path, jobs: int | None) -> None:
+    """Forget what an earlier launch left in this run folder; its cells are kept where they are.
+
+    `jobs`: how many numbered jobs follow, 0 for a single run; None where nobody knows.
+    """
+    for job in (run_dir, *(p for p in run_dir.glob("*") if p.name.isdigit())):
+        for name in (POINTER, FAILED):
+            (job / name).unlink(missing_ok=True)
+    if jobs is None:
+        (run_dir / JOBS).unlink(missing_ok=True)
+    else:
+        (run_dir / JOBS).write_text(f"{jobs}\n", encoding="utf-8")
 
 
 def point_to(run_dir: Path, cell: Path) -> None:
@@ -19,16 +35,20 @@ def point_to(run_dir: Path, cell: Path) -> None:
     (run_dir / POINTER).write_text(f"{cell.resolve()}\n", encoding="utf-8")
 
 
-def write(run_dir: Path, sweep: Sweep, overrides: list[str], error: str, trace: str | None) -> None:
-    """Record why a job came to no cell: a model that is missing, prompts that mean nothing, no space."""
+def write(run_dir: Path, sweep: Sweep | None, overrides: list[str], error: str, trace: str | None = None) -> None:
+    """Record why a job came to no cell: a model that is missing, prompts that mean nothing, no space.
+
+    `sweep` is None where its configuration itself was refused.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / POINTER).unlink(missing_ok=True)
+    what = " ".join(overrides) if sweep is None else f"{sweep.subject.name}, edit={sweep.edit.name}"
     record = {
         "status": "failed",
-        "error": f"{sweep.subject.name}, edit={sweep.edit.name}: {error}",
+        "error": f"{what}: {error}",
         "traceback": trace,
         "command": environment.entry_command("sweep.py", overrides),
-        "config": to_plain(sweep),
+        "config": None if sweep is None else to_plain(sweep),
         "environment": environment.environment(),
     }
     text = json.dumps(record, indent=1, ensure_ascii=True, default=str)
@@ -36,14 +56,36 @@ def write(run_dir: Path, sweep: Sweep, overrides: list[str], error: str, trace: 
 
 
 def jobs(run_dir: Path) -> list[Path]:
-    """Return the cell that each job of a run folder points at, or the job's own folder where it left an error."""
-    folders = []
+    """Return the cell that each job of a run folder points at, or the job's own folder where it failed.
+
+    A numbered job that left neither was killed, or is still running; a dry run leaves nothing and is no job. Jobs
+    beyond those of the last launch are an earlier one's.
+    """
+    folders, count = [], _count(run_dir)
     for job in (run_dir, *sorted((p for p in run_dir.glob("*") if p.is_dir()), key=_number)):
+        if job != run_dir and job.name.isdigit() and int(job.name) >= count:
+            continue
         if (job / POINTER).is_file():
             folders.append(Path((job / POINTER).read_text(encoding="utf-8").strip()))
-        elif (job / FAILED).is_file():
+        elif (job / FAILED).is_file() or (job != run_dir and job.name.isdigit() and not _was_dry(job)):
             folders.append(job)
     return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def _count(run_dir: Path) -> float:
+    """Return how many numbered jobs the last launch into a run folder made; infinite where it did not say."""
+    try:
+        return int((run_dir / JOBS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _was_dry(job: Path) -> bool:
+    """Say whether Hydra's copy of the job's configuration asks for a dry run."""
+    try:
+        return "dry_run: true" in (job / "hydra" / "config.yaml").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
 
 
 def _number(job: Path) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
-from likeness.study import ladder, place, tracking
+from likeness.study import ladder, place, progress, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
 from likeness.study.world import refuse_known_identifiers, world_notices
 
@@ -76,6 +76,7 @@ def _job(train: Train, subjects: list[Subject]) -> _Job:
         sample_prompts=[*train.sample_prompts, *(prompt for r in roles for prompt in r.prompts)],
         sample_num_inference_steps=train.sample_num_inference_steps,
         sample_guidance_scale=train.model.guidance_scale,
+        progress_bars=not progress.shown(),
     )
     base = place.model_source(train.model)
     dreambooth.check_concepts(concepts, settings)

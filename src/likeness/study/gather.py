@@ -48,7 +48,7 @@ def main() -> None:
             raise InputError(f"there is no run folder {arguments.run_dir}; see outputs/runs/.")
         if gather(arguments.run_dir, arguments.title) is None:
             raise InputError(f"{arguments.run_dir} points at no cell: nothing was drawn there.")
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

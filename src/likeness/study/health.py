@@ -1,4 +1,4 @@
-"""What fine-tuning did beside teaching the subject: likeness, prompt fidelity, prior drift, bleeding.
+"""What fine-tuning did beside teaching the subject: likeness, prompt fidelity, drift and diversity, bleeding.
 
 Measured on the trainer's sample grid against the base model's pictures from the same noise (Ruiz et al. 2023,
 sec. 3.3 and 4.3). `prior_*`: pictures of the subject's class; `other_*`: pictures of classes nobody trained.
@@ -82,8 +82,8 @@ class Health:
             base = self._once(f"base {prompts}", judge, lambda prompts=prompts: _stack(samples.base, prompts))
             after = judge.see(_stack(samples.images, prompts))
             values |= {f"{role}_{n}": v for n, v in judge.drift(base, after).items()}
-            bleeding = judge.bleeding(after, photos, base)
-            values |= {f"{role}_{n}": v for n, v in bleeding.items() if n.startswith("bleed_")}
+            values |= {f"{role}_{n}": v for n, v in judge.bleeding(after, photos, base).items()}
+            values[f"{role}_diversity_lpips"] = _diversity(judge, after.pictures, len(prompts))
             if after.who is not None:
                 values[f"{role}_class_read"] = _class_read(after.who, prompts, samples)
         means = {name: float(value.float().mean()) for name, value in values.items()}
@@ -133,6 +133,13 @@ def _fidelity(judge, drawn, roles: Roles, samples: Samples) -> dict[str, torch.T
         ]
         values["subject_asked_shown"] = torch.stack(shown).float().mean(0)
     return values
+
+
+def _diversity(judge, pictures: torch.Tensor, prompts: int) -> torch.Tensor:
+    """Return, for each prompt, how much its pictures differ from each other; before training it is step 0's."""
+    import torch
+
+    return torch.stack([judge.diversity(own)["diversity_lpips"] for own in pictures.chunk(prompts)])
 
 
 def _class_read(who: torch.Tensor, prompts: tuple[str, ...], samples: Samples) -> torch.Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from likeness.config import Sweep
 from likeness.study import place
-from likeness.study.cells import ARMS, CellWriter
+from likeness.study.cells import ARMS, CellWriter, picture_file
 from likeness.study.extensions import ExtendedSuite
 from likeness.study.plan import EditPlan
 from likeness.subjects import load_photos
@@ -121,7 +121,7 @@ def write_cell(writer: CellWriter, record: dict[str, Any], drawn, measured: Meas
     rows = []
     for index, seed in enumerate(seeds):
         for arm in ARMS:
-            file = writer.image(f"images/seed{seed:04d}-{arm}.png", images[arm][index])
+            file = writer.image(picture_file(seed, arm), images[arm][index])
             about = {k: axes[k] for k in ("subject", "prior_class", "model", "method", "schedule", "edit", "operator")}
             prompts = {k: record[k] for k in ("source_prompt", "target_prompt")}
             values = {name: measured[arm].get(name, [None] * len(seeds))[index] for name in names}

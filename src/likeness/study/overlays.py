@@ -40,8 +40,8 @@ def mask_overlays(p2p, seeds: list[int], edited: list[np.ndarray]) -> dict[str, 
 
 
 def overlay(picture: np.ndarray, heat) -> Image.Image:
-    """Dim a uint8 (h, w, 3) picture where a map (rows, columns) of non-negative values is low."""
-    values = np.asarray(heat, dtype=np.float32)
+    """Dim a uint8 (h, w, 3) picture where a map (rows, columns) is low; below 0, as of a negative weight, is 0."""
+    values = np.asarray(heat, dtype=np.float32).clip(min=0)
     values = values / max(float(values.max()), 1e-12)
     size = picture.shape[1], picture.shape[0]
     mask = Image.fromarray((values * 255).astype(np.uint8)).resize(size, Image.BICUBIC)

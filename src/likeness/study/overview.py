@@ -15,6 +15,7 @@ from likeness.errors import InputError
 from likeness.report.grid import make_grid
 from likeness.report.records import CellResult, read_cells
 from likeness.study import place
+from likeness.study.cells import picture_file
 from likeness.study.gather import cells_of
 
 CELL = 192  # pixels; photos are larger
@@ -44,7 +45,7 @@ def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Pa
 
 
 def _picture(cell: CellResult, seed: int, arm: str) -> Image.Image:
-    return Image.open(cell.folder / "images" / f"seed{seed:04d}-{arm}.png")
+    return Image.open(cell.folder / picture_file(seed, arm))
 
 
 def _label(cell: CellResult) -> str:

@@ -26,7 +26,12 @@ class SweepProgress:
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (TextColumn("sweep"), BarColumn(), TextColumn("{task.fields[state]}"))
-        bar = Progress(*columns, console=Console(file=self.stream), transient=True)
+        bar = Progress(
+            *columns,
+            console=Console(file=self.stream),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # elsewhere, as in a log, what jobs print stays where it was sent
+        )
         self.task = bar.add_task("sweep", total=self.total, state=self.state())
         bar.start()
         return bar

@@ -10,6 +10,7 @@ from PIL import Image
 from likeness.config import Sweep, Train, to_plain
 from likeness.ranks import is_main_process
 from likeness.study.cells import ARMS
+from likeness.study.place import short_hash
 
 ABOUT = ("hash", "weights", "source_prompt", "target_prompt")  # of the record, beside its axes
 ENDINGS = {"with": "", "without": "_without"}  # of the arms, in the names of numbers
@@ -68,6 +69,7 @@ def track_cell(
     if sweep.logger.mode == "none":
         return
     axes = record["axes"]
+    about = {**axes, **{k: record[k] for k in ABOUT}, "folder": folder.name, "finetuned": finetuned.name}
     asked = [str(axes[axis]) for axis in ("style", "scene", "target") if axes.get(axis) is not None]
     with start_run(
         sweep,
@@ -76,10 +78,25 @@ def track_cell(
         job_type="edit",
         tags=[axes["subject"], axes["edit"], axes["method"], axes["model"], *asked],
         directory=Path(sweep.out) / "wandb",
-        about={"cell": {**axes, **{k: record[k] for k in ABOUT}, "folder": folder.name, "finetuned": finetuned.name}},
+        about={"cell": about | {"alike": alike(record)}},
     ) as run:
         run.uses(finetuned.name, "model")
         log_cell(run, folder, record, rows, summary)
+
+
+def alike(record: dict[str, Any]) -> dict[str, str]:
+    """Return, for each axis of the dashboard's bars, a name that only cells share whose numbers may be averaged.
+
+    It ends in the model and a hash of all that must agree: trained weights, backbones, precision, versions.
+    """
+    from likeness.report.dashboard import AXES
+    from likeness.report.records import CellResult
+
+    axes = record["axes"]
+    drawn = short_hash(CellResult(Path(), record, {}, []).conditions | {"weights": record["weights"]})
+    shown = {axis: str(axes.get(axis) or f"no {axis}") for axis in AXES}
+    named = {axis: value if axis == "subject" else f"{axes['subject']}, {value}" for axis, value in shown.items()}
+    return {axis: f"{name} ({axes.get('model')} {drawn})" for axis, name in named.items()}
 
 
 def log_cell(run, folder: Path, record: dict[str, Any], rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
