@@ -43,10 +43,10 @@ PRESETS = {
         unet=Plan(6, 4, 1e-3, warmup=2), judge=Plan(6, 8, 1e-3, warmup=2), evaluation=8, text_rate=0.3,
     ),
     "cpu": Preset(
-        pictures=24_000, encoded=24_000, captions=6,
+        pictures=48_000, encoded=48_000, captions=6,
         reconstructions=1500, vae_widths=(16, 32, 64, 128), latent_channels=8,
         clip_width=128, clip_layers=3, probe_widths=(32, 64, 128, 128, 96), unet_widths=(48, 96, 224),
-        judge_pictures=20_000, judge_widths=(32, 64, 128, 192), judge_blocks=(0, 1, 2, 2),
+        judge_pictures=40_000, judge_widths=(32, 64, 128, 192), judge_blocks=(0, 1, 2, 2),
         vae=Plan(4000, 8, 1.5e-3, ema=0.998), clip=Plan(2500, 64, 1e-3, weight_decay=0.01),
         probe=Plan(2500, 48, 1e-3, ema=0.998, weight_decay=0.01),
         unet=Plan(6000, 32, 1e-3, warmup=100, ema=0.998),
