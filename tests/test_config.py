@@ -141,6 +141,7 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
         ("seeds=[1,1]", "different numbers"),
         ("seeds=[]", "different numbers"),
         ("sampler.num_inference_steps=0", "at least 1"),
+        ("sampler={guidance_scale:1,negative_prompt:hat}", "does nothing without guidance"),
         ("sampler.scheduler=ddpm", "choose one of ddim, pndm, dpm, euler"),
         ("logger.mode=onlin", "auto, online, offline"),
     ],
