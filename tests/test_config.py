@@ -9,8 +9,10 @@ from hydra import compose, initialize_config_dir
 from likeness import config
 from likeness.config import load_subject
 from likeness.errors import InputError
+from likeness.study.cell import run_cell
 from likeness.study.edits import local_blend
-from likeness.study.finetune import prior_of
+from likeness.study.finetune import finetune, prior_of
+from likeness.study.idle import refuse_idle
 from likeness.study.place import model_folder, need_finetuned
 from likeness.study.plan import plan_edit
 
@@ -154,6 +156,55 @@ def test_a_list_of_subjects_in_one_group_is_refused():
     cfg = compose("train", ["subject=[bnh,tuki]"])
     with pytest.raises(InputError, match="subjects="):
         config.to_train(cfg, {"subject": ["bnh", "tuki"]})
+
+
+def test_one_subject_is_no_list_of_several():
+    with pytest.raises(InputError, match=r"names one subject; use subject=bnh"):
+        train("subjects=[bnh]")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("subject=bnh subjects=[bnh,tuki]", "remove subject=bnh to train those, or .* to train the one"),
+        ("subjects=[bnh,tuki] subject.photos=/me", "subject.photos=/me does nothing with subjects=.bnh,tuki."),
+        ("method.lora_rank=4", "method.lora_rank=4 does nothing with method=full"),
+        ("method.lora_text_encoder=false", "use method.train_text_encoder"),
+        ("method=lora method.train_text_encoder=false", "use method.lora_text_encoder"),
+        ("method.train_text_encoder=false schedule.text_encoder_learning_rate=1e-5", "that is not trained"),
+        ("prior_class=none prior_class.num_class_images=20", "such as prior_class=none; leave it out"),
+        ("prior_class=none model.num_class_images=20", "such as prior_class=none; leave it out"),
+        ("prior_class.folder=/mine prior_class.num_inference_steps=9", "whose pictures are not drawn"),
+        ("prior_class.folder=/mine prior_class.prompts=[a,b]", "give one prompt"),
+        ("prior_class.class_word=man", "which follows subject.class_word"),
+        ("prior_class=keanu_reeves prior_class.prompts=[x] prior_class.class_word=man", 'without "{class_word}"'),
+        ("schedule.crops=-1 schedule.cache_latents=true", "a fresh crop at every step"),
+        ("sample_every=0 sample_prompts=[x]", "sample_every=0 and no ladder"),
+        ("model.revision=main", "on this machine"),
+        ("model.variant=fp16 model.source={file}", "a model in one file"),
+        ("model=sd15 model.config=/there", "not one file"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
+    (tmp_path / "one.safetensors").touch()
+    overrides = typed.format(file=tmp_path / "one.safetensors").split()
+    with pytest.raises(InputError, match=message):
+        finetune(train(*overrides), tmp_path, [], overrides)
+    if "sample" not in typed and "subjects" not in typed:
+        with pytest.raises(InputError, match=message):
+            run_cell(sweep(*overrides, f"out={tmp_path}"), tmp_path / "run", overrides)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "subjects=[bnh,tuki] schedule=quick", "subject=bnh subject.photos=/me", "method=lora method.lora_rank=4",
+        "schedule.text_encoder_learning_rate=1e-5", "model=sd15 model.revision=main", "schedule.crops=-1",
+        "prior_class.own=false prior_class.class_word=man", "sample_every=0 schedule=find sample_prompts=[x]",
+    ],
+)  # fmt: skip
+def test_an_option_that_acts_is_not(typed):
+    refuse_idle(train(*typed.split()), typed.split())
 
 
 def test_a_subject_file_alone():

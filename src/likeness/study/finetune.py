@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
 from likeness.study import ladder, place, progress, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
+from likeness.study.idle import refuse_idle
 from likeness.study.world import refuse_known_identifiers, world_notices
 
 
@@ -34,8 +36,12 @@ class _Job:
         return "+".join(s.name for s in self.subjects)
 
 
-def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
-    """Train what the configuration asks for and return its folder; resumes or returns at once if it is there."""
+def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] = ()) -> Path:
+    """Train what the configuration asks for and return its folder; resumes or returns at once if it is there.
+
+    `overrides`: what was typed, of which nothing may be in vain.
+    """
+    refuse_idle(train, overrides)
     job = _job(train, subjects)
     health, missing = _health(job)
     say(world_notices(train, job.subjects) + missing)
