@@ -4,11 +4,14 @@ import itertools
 from pathlib import Path
 
 import pytest
+import tiny_dreambooth
 from hydra import compose, initialize_config_dir
 
-from likeness import config
+from likeness import config, models
 from likeness.config import load_subject
+from likeness.dreambooth import storage
 from likeness.errors import InputError
+from likeness.study import place
 from likeness.study.cell import run_cell
 from likeness.study.edits import local_blend
 from likeness.study.finetune import finetune, prior_of
@@ -86,6 +89,38 @@ def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
     assert prior_of(named, tuki).prompts[0] == "photo of keanu reeves"
     assert model_folder(own) == model_folder(named), "for one subject they are the same training"
     assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
+
+
+@pytest.mark.filterwarnings("ignore:.*the same picture:UserWarning")
+def test_everything_that_is_trained_on_names_the_model(tmp_path):
+    """Bytes count: of photos, captions, pictures of an own class folder and a base model that lies here."""
+    base = tiny_dreambooth.save_model(tmp_path / "base")
+    photos = tiny_dreambooth.save_photos(tmp_path / "photos")
+    classes = tiny_dreambooth.save_photos(tmp_path / "class", 4, offset=9)
+    mine = (f"subject.photos={photos}", f"prior_class.folder={classes}", f"model.source={base}")
+    composed = train(*mine, "prior_class.num_class_images=3")
+    prior = prior_of(composed, composed.subject)
+
+    def names():
+        concepts = [place.concept(composed.subject, prior)]
+        base_id = models.weights_id(place.model_source(composed.model))
+        identity = storage.identity(base_id, concepts, place.settings(composed))
+        return model_folder(composed), place.short_hash(identity)
+
+    seen = [names()]
+    (classes / "notes.txt").write_text("not a picture")
+    tiny_dreambooth.save_photos(tmp_path / "other", 1, offset=99).joinpath("00.png").rename(classes / "03.png")
+    assert names() == seen[0], "the fourth picture is not trained on"
+    (classes / "01.png").write_bytes((classes / "00.png").read_bytes())
+    seen.append(names())
+    (photos / "01.png").write_bytes((photos / "00.png").read_bytes())
+    seen.append(names())
+    (photos / "02.txt").write_text("tuki justin bieber, smiling")
+    seen.append(names())
+    config_file = base / "unet" / "config.json"
+    config_file.write_text(config_file.read_text() + " ")
+    seen.append(names())
+    assert all(len(set(column)) == 5 for column in zip(*seen, strict=True))
 
 
 def test_how_far_self_attention_is_injected_comes_from_the_model_unless_told():

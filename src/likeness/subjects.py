@@ -188,10 +188,7 @@ def class_images(
 
 def check_class_dir(folder: str | Path, count: int) -> list[Path]:
     """Return the first `count` pictures of a user's own class folder, or say what is wrong with it."""
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"class folder {folder} does not exist; leave it empty to have pictures drawn.")
-    images = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
+    images = _class_dir_images(folder)
     if len(images) < count:
         raise InputError(
             f"class folder {folder} holds {len(images)} pictures, num_class_images={count} are needed. "
@@ -201,6 +198,21 @@ def check_class_dir(folder: str | Path, count: int) -> list[Path]:
     if bad:
         raise InputError(f"class folder {folder}: cannot read {', '.join(bad)}. Remove or replace them.")
     return images[:count]
+
+
+def class_dir_hash(folder: str | Path, count: int) -> str:
+    """Hash the bytes of the first `count` pictures of a user's own class folder, in order (12 hex digits)."""
+    digest = hashlib.sha256()
+    for image in _class_dir_images(folder)[:count]:
+        digest.update(hashlib.sha256(image.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _class_dir_images(folder: str | Path) -> list[Path]:
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"class folder {folder} does not exist; leave it empty to have pictures drawn.")
+    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != "."]
 
 
 def make_folder(folder: Path) -> None:
