@@ -12,7 +12,7 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,13 +103,18 @@ def load_photos(
     """
     import torch
 
-    pictures = []
+    return torch.stack(list(each_picture(photos, resolution, crops=crops, flip=flip, seed=seed)))
+
+
+def each_picture(
+    photos: Sequence[Photo | Path], resolution: int, *, crops: int = 0, flip: bool = False, seed: int = 0
+) -> Iterator[torch.Tensor]:
+    """Yield what `load_photos` stacks one by one, so that many large photos are never all in memory."""
     for index, photo in enumerate(photos):
         image = open_photo(photo.path if isinstance(photo, Photo) else photo)
         keys = [(seed, index, crop) for crop in range(crops)] if crops else [None]
         for key, mirrored in itertools.product(keys, (False, True) if flip else (False,)):
-            pictures.append(to_tensor(crop_photo(image, resolution, key, mirrored)))
-    return torch.stack(pictures)
+            yield to_tensor(crop_photo(image, resolution, key, mirrored))
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
