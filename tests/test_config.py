@@ -143,6 +143,16 @@ def test_schedule_values_come_from_model_and_method():
     assert train("model=sd15", "schedule=long").schedule.num_train_steps == 1200
 
 
+@pytest.mark.parametrize("schedule", ["quick", "standard", "long", "find"])
+@pytest.mark.parametrize(("method", "rate"), [("full", 1e-6), ("lora", 5e-5)])
+def test_stable_diffusion_learns_a_face_with_its_text_encoder(method, rate, schedule):
+    told = ("model=sd15", f"method={method}", f"schedule={schedule}", "device=cpu")
+    settings = place.settings(train(*told))
+    assert settings.text_encoder_steps == settings.num_train_steps
+    assert settings.text_encoder_learning_rate == rate
+    assert place.settings(train(*told, "model.train_text_encoder=false")).text_encoder_steps == 0
+
+
 def test_metrics_follow_the_model():
     assert sweep("model=paperdoll").metrics.name == "embedded"
     assert sweep("model=sd15").metrics.name == "standard"
