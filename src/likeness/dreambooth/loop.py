@@ -299,6 +299,7 @@ class Loop:
             "device": self.processes.device.type,
             "resolution": run.resolution,
             "prediction_type": self.noise_scheduler.config.prediction_type,
+            "text_width": self.pipe.text_encoder.config.hidden_size,
         }
         finetuned.write_record(run.out, run.model, self.settings, about)
         self.ladder.remove()
