@@ -201,8 +201,8 @@ class Loop:
                 f"the loss is not a number at step {step + 1} (loss {losses[0].item()}, gradient "
                 f"{grad_norm.item()}). Stopped; {self.kept}. Lower the learning rate, or train in float32."
             )
-        factor = lr_factor(settings.lr_scheduler, step, settings.num_train_steps, settings.lr_warmup_steps)
-        trainable.set_rate(factor)
+        total, warmup = settings.num_train_steps, settings.lr_warmup_steps
+        trainable.set_rate(lr_factor(settings.lr_scheduler, step, total, warmup, settings.learning_rate))
         self.scaler.step(trainable.optimizer)
         self.scaler.update()
         trainable.optimizer.zero_grad(set_to_none=True)
