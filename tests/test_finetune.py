@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from likeness import config, dreambooth, metrics
+from likeness.dreambooth.storage import read_json
 from likeness.errors import InputError
 from likeness.paperdoll import photos as shipped
 from likeness.report.tracker import Run
@@ -122,8 +123,6 @@ def test_the_ladder_prints_its_table_and_keeps_the_knee(world, tmp_path, recorde
     shown = capsys.readouterr().out
     assert "<- knee" in shown and f"kept: step {knee}" in shown and "prior drift: prior_drift_lpips" in shown
     assert recorder.summed["ladder/knee"] == knee and recorder.tables["ladder"][0][0] == "step"
-    from likeness.dreambooth.storage import read_json
-
     record = read_json(folder / "settings.json")
     assert record["step"] == knee and record["identity"]["settings"]["ladder"] == 2
     assert folder != place.model_folder(train_of(tmp_path, "subject=bnh", "schedule=find", "method=lora"))
@@ -292,11 +291,19 @@ def test_small_changes_are_no_cost_and_a_shorter_distance_is_a_gain():
     assert scored.rungs[2].cost < 0.01 and scored.rungs[1].gain == pytest.approx(0.8)
 
 
+LAUNCH = {  # accelerate's --cpu starts one process alone; --multi_gpu is its torchrun, on whatever device there is
+    "torchrun": "torch.distributed.run --nproc_per_node=2 --standalone",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no "
+    "--dynamo_backend=no --main_process_port=0",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_torchrun_trains_one_model_in_one_folder_with_one_tracked_run(world, tmp_path):
+@pytest.mark.parametrize("launcher", LAUNCH)
+def test_two_processes_train_one_model_in_one_folder_with_one_tracked_run(world, tmp_path, launcher):
     """Rank 1 prints, tracks and writes nothing; class pictures are split between the processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "train.py"]
+    command = [sys.executable, "-m", *LAUNCH[launcher].split(), "train.py"]
     options = [f"out={tmp_path}", *(o for o in SMALL if o != "logger=none"), "prior_class.num_class_images=16"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     root = Path(__file__).parents[1]
@@ -306,6 +313,7 @@ def test_torchrun_trains_one_model_in_one_folder_with_one_tracked_run(world, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "models" / "paperdoll").iterdir()
     assert dreambooth.is_finished(folder) and set(history(folder)) == {0, 4}
+    assert read_json(folder / "checkpoint-4" / "state.json")["world"] == 2
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "model.txt").read_text().strip() == str(folder.resolve())
     assert len(list((tmp_path / "wandb").rglob("offline-run-*"))) == 1
