@@ -125,6 +125,7 @@ class Loop:
             self.kept = f"{found.name} is kept"
             self.whole.add(found.name)
             self.run.notices.append(f"resumed from {found.name}")
+        self.processes.on_main(lambda: self.ladder.refuse_gaps(step))
         if self.processes.main:
             self.observer.start(step)
             if self.run.notices:

@@ -60,7 +60,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
             device=train.device,
             on_event=lambda event: _forward(event, run),
             probe_samples=health and (lambda samples: _probe(health, samples, job.folder, run)),
-            choose_step=lambda rows: ladder.score(rows).knee,
+            choose_step=lambda rows: ladder.score(ladder.rows_of(rows, job.settings.rungs)).knee,
         )
         if is_main_process():
             _show_outcome(job, result, run, run_dir)
@@ -113,7 +113,7 @@ def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path)
     (run_dir / "model.txt").write_text(f"{job.folder.resolve()}\n", encoding="utf-8")
     run.summary(result.values)
     if job.settings.ladder:
-        _show_ladder(job, run)
+        _show_ladder(job, result.steps, run)
     who = ", ".join(f"{s.identifier} {s.class_word}" for s in job.subjects)
     write_training_report(job.folder, f"{who} on {job.train.model.name}: {result.steps} steps")
     lora = job.settings.method == "lora"  # by its folder's name, under which editing runs look for it
@@ -173,10 +173,12 @@ def _probe(health: Health, samples: dreambooth.Samples, folder: Path, run) -> di
     return values
 
 
-def _show_ladder(job: _Job, run) -> None:
+def _show_ladder(job: _Job, kept: int, run) -> None:
     """Print, store and track the scores of the checkpoints and the one that was kept."""
     history = storage.History(job.folder / "history.csv", job.settings.num_train_steps).numbers()
-    scored = ladder.score({step: history[step] for step in (0, *job.settings.rungs)})
+    scored = ladder.score(ladder.rows_of(history, job.settings.rungs))
+    if scored.knee != kept:  # the model was made by a version that scored otherwise
+        scored = replace(scored, knee=kept, notices=[f"scored as now, step {scored.knee} would be kept."])
     ladder.write_csv(scored, job.folder / "ladder.csv")
     run.table("ladder", *ladder.table(scored))
     run.summary({"ladder/knee": scored.knee})
