@@ -243,6 +243,8 @@ def to_train(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Train:
     train = _typed(cfg, Train, choices)
     if train.sample_num_inference_steps < 1:
         raise InputError("sample_num_inference_steps must be at least 1.")
+    if len(train.subjects) == 1:
+        raise InputError(f"subjects=[{train.subjects[0]}] names one subject; use subject={train.subjects[0]}.")
     for name in ("sample_every", "validation_every", "checkpoint_every"):
         if getattr(train, name) < 0:
             raise InputError(f"{name} must be 0 (never) or a number of steps, not {getattr(train, name)}.")
