@@ -74,10 +74,38 @@ def test_refine_padding_does_not_read_words_of_a_longer_source():
         ("a #1 dad mug", "mug", [5]),
         ("a photo of a cat", "ca", []),
         ("a dog's house", "dog", [2]),
+        ("a cat on a mat", "(cat)", [2]),
+        ("a cat on a mat", '"cat"', [2]),
+        ("a (cat) on a mat", "cat", [3]),
+        ('a "cat" on a mat', "'cat',", [3]),
+        ("a ((cat)), a “cat”", "[cat]", [3, 9]),
+        ("one o'sullivan at home", "O'Sullivan", [2, 3, 4]),
+        ("one O’Sullivan, at home", "(o'sullivan)", [2, 3, 4, 5]),
+        ("o'sullivan's dog", "o'sullivan", [1, 2, 3]),
+        ("a dog’s house", "dog's", [2, 3, 4, 5]),
+        ("a well-known cat", "well-known", [2, 3, 4]),
+        ("a well‑known cat", '"Well-Known"', [2, 3, 4, 5]),
+        ("jack-o'-lantern", "jack-o'-lantern", [1, 2, 3, 4, 5]),
+        ("a cafe\u0301 cat", "caf\u00e9", [2]),
+        ("a caf\u00e9 cat", "(cafe\u0301)", [2]),
+        ("a cafe\u0301, and cats", "cafe\u0301", [2]),
+        ("a cat 🐱", "cat 🐱", [2, 3]),
+        ("a cat on a mat", "cat 🐱", []),
+        ("a cat, on a mat", ",", [3]),
+        ("a cat", "...", []),
+        ("a cat", "", []),
+        ("cat cats", "cat", [1]),
     ],
 )
 def test_words_are_found_as_people_mean_them(prompt, word, expected):
     assert tokens(prompt, word) == expected
+
+
+def test_an_added_token_is_found_with_the_brackets_it_is_written_with():
+    tokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parent / "golden" / "pipe" / "tokenizer")
+    tokenizer.add_tokens(["<toy>"])
+    prompt = read_prompt(tokenizer, "a <toy> and a toy cat")
+    assert locate(prompt, "<toy>") == [2] and locate(prompt, "toy") == [5] and locate(prompt, "a <toy>") == [1, 2]
 
 
 def test_an_absent_word_is_an_error_that_lists_the_words():
