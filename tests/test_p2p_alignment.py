@@ -9,11 +9,28 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
+from likeness.prompt_to_prompt.edits import Replace
 from likeness.prompt_to_prompt.schedule import cross_alphas, self_window
 from likeness.prompt_to_prompt.words import locate, need, read_prompt
 
 TOKENIZER = CLIPTokenizer.from_pretrained(Path(__file__).parent / "golden" / "pipe" / "tokenizer")
-WORDS = ["a", "photo", "of", "cat", "lasagne", "bnh", "tuki", "burger", "capybara", "on", "snowy", "keanu", "dog's"]
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "cat",
+    "lasagne",
+    "bnh",
+    "tuki",
+    "burger",
+    "capybara",
+    "on",
+    "snowy",
+    "keanu",
+    "dog's",
+    "cat,",
+]
+WORDS += ["(dog)", "lasagne.", "&"]
 prompts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
 
 
@@ -52,6 +69,34 @@ def test_trailing_words_stay_aligned_when_a_swap_changes_the_token_count():
     (from_,), (to,) = tokens(source, "table"), tokens(target, "table")
     assert corrected[from_, to] == 1 and reference[from_, to] == 0
     assert corrected[:, tokens(target, "lasagne")].sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "old_tokens", "new_tokens"),
+    [
+        ("burger,", "lasagne,", ([5], [6]), ([5, 6], [7])),  # one token and a comma, two and a comma
+        ("lasagne.", "cat!", ([5, 6], [7]), ([5], [6])),
+        ("(lasagne)", "[cat]", ([5], [6, 7], [8]), ([5], [6], [7])),
+        ("&", "cat", ([5],), ([5],)),
+    ],
+)
+def test_punctuation_takes_the_map_of_punctuation(old, new, old_tokens, new_tokens):
+    """Split at white space "burger," is one word; its comma has a token of its own, which Refine aligns too."""
+    mapper, own = Replace(f"a photo of a {new}").mapping(TOKENIZER, f"a photo of a {old}", "corrected")
+    expected = torch.zeros(77, 77)
+    for group, new_group in zip(old_tokens, new_tokens, strict=True):
+        expected[torch.tensor(group)[:, None], torch.tensor(new_group)] = 1 / len(new_group)
+    span = slice(5, 5 + sum(map(len, old_tokens)))
+    assert torch.equal(mapper[span], expected[span]) and not own.any()
+
+
+def test_a_new_mark_keeps_its_own_map_and_a_dropped_one_joins_its_word():
+    comma = len(read_prompt(TOKENIZER, "a photo of a lasagne").ids) - 1
+    mapper, own = Replace("a photo of a lasagne, on").mapping(TOKENIZER, "a photo of a burger on", "corrected")
+    assert own.nonzero().tolist() == [[comma]] and not mapper[:, comma].any()
+    assert mapper[5, 5] == mapper[5, 6] == 0.5
+    mapper, own = Replace("a photo of a lasagne on").mapping(TOKENIZER, "a photo of a burger, on", "corrected")
+    assert mapper[5, 5:7].tolist() == mapper[6, 5:7].tolist() == [0.5, 0.5] and not own.any()
 
 
 def test_refine_padding_does_not_read_words_of_a_longer_source():

@@ -39,11 +39,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Replace(Edit):
-    """Swap words; source and target prompt have equally many ("Word Swap")."""
+    """Swap words; source and target prompt have equally many ("Word Swap").
+
+    A target token that takes no map of the source, such as a new comma, keeps its own, as in Refine.
+    """
 
     def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
         mapper = replace_mapper(tokenizer, source, self.target_prompt, behaviour)
-        return mapper, torch.zeros(len(mapper))
+        return mapper, (mapper.sum(0) == 0).float() if behaviour == "corrected" else torch.zeros(len(mapper))
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,17 @@ class Prompt:
     words: tuple[str, ...]
     pieces: tuple[Piece, ...]
 
-    def word_tokens(self, word: int) -> list[int]:
-        """Return the token positions of one white-space separated word."""
-        return [t for piece in self.pieces if piece.word == word for t in range(piece.start, piece.end)]
+    def word_tokens(self, word: int) -> tuple[list[int], list[int], list[int]]:
+        """Return the token positions of one white-space separated word: punctuation before it, itself, and after.
+
+        A word of punctuation alone ("&") is the word itself.
+        """
+        pieces = [piece for piece in self.pieces if piece.word == word]
+        spoken = [i for i, piece in enumerate(pieces) if not is_punctuation(piece.text)]
+        first, last = (spoken[0], spoken[-1] + 1) if spoken else (0, len(pieces))
+        parts = pieces[:first], pieces[first:last], pieces[last:]
+        before, itself, after = ([t for piece in part for t in range(piece.start, piece.end)] for part in parts)
+        return before, itself, after
 
 
 def read_prompt(tokenizer: Any, text: str) -> Prompt:
