@@ -155,6 +155,27 @@ def test_solvers_with_memory_keep_the_source_where_the_mask_is_empty(pipe, name)
         pipe.scheduler = original
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_source_and_targets_share_the_noise_that_ddim_draws_with_eta(pipe, listed):
+    """An identity edit stays the source, and the source plain sampling, though every step adds noise."""
+
+    def generators(count):
+        one = torch.Generator().manual_seed(3)
+        return [torch.Generator().manual_seed(i) for i in range(count)] if listed else one
+
+    start, step = noise(0, 5), pipe.scheduler.step
+    with prompt_to_prompt(pipe, SOURCE, [Replace(SOURCE), Replace(TARGET)], images_per_prompt=2) as p2p:
+        latents = pipe(
+            **p2p.inputs, latents=p2p.latents(start), num_inference_steps=STEPS, guidance_scale=5.0, eta=0.8,
+            generator=generators(6), output_type="latent",
+        ).images  # fmt: skip
+    source, same, other = p2p.split(latents)
+    close(source, plain(pipe, SOURCE, start, eta=0.8, generator=generators(2)))
+    close(same, source)
+    assert (source - plain(pipe, SOURCE, start)).abs().max() > 0.1 and (other - source).abs().max() > 0.05
+    assert pipe.scheduler.step == step
+
+
 def test_local_blend_keeps_what_lies_outside_the_mask(pipe):
     blend = LocalBlend(["squirrel", ["lion"]], threshold=0.9, start=0.0)
     (source, edited), p2p = draw(pipe, [Replace(TARGET, cross_replace_steps=0.4)], noise(8), local_blend=blend)

@@ -50,6 +50,7 @@ class PromptToPrompt:
         self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
         self._installed: frozenset[str] = frozenset()
+        self._sharing: Any = None  # the scheduler whose step draws the same noise for source and targets
         self._compiled: tuple[Any, ...] = ()
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
@@ -146,6 +147,7 @@ class PromptToPrompt:
         self.control.begin(rows, guided, size, chosen)
         self._notice(limit_notices(self.control, self.layers))
         self._install()
+        self._share_noise(self.pipe.scheduler)
 
     def _after_step(self, pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
         control = self.control
@@ -187,8 +189,17 @@ class PromptToPrompt:
         control = self.control
         self._swap(layer.name for layer in self.layers if control.acts_on(layer, pixels(layer, control.size)))
 
+    def _share_noise(self, scheduler: Any) -> None:
+        """Let the scheduler that draws share its noise for the length of a sampling; None puts it back."""
+        if self._sharing is not None:
+            del self._sharing.step
+            self._sharing = None
+        if scheduler is not None and solver.draws_noise(scheduler):
+            scheduler.step, self._sharing = solver.with_shared_noise(scheduler.step, len(self.prompts)), scheduler
+
     def _restore(self) -> None:
         self._swap(())
+        self._share_noise(None)
 
     def _close(self) -> None:
         self._restore()
