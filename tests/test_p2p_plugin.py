@@ -184,6 +184,25 @@ def test_local_blend_keeps_what_lies_outside_the_mask(pipe):
     assert (edited - source)[0, :, ~mask].abs().max() < 1e-5 < (edited - source)[0, :, mask].abs().max()
 
 
+@pytest.mark.parametrize("weight", [-2.0, 0.0, 5.0])
+def test_local_blend_judges_where_a_word_attends_whatever_its_weight(pipe, weight):
+    """The re-weighted word takes the source's map, so the source's mask is the target's too."""
+    blend = LocalBlend(["burger", "burger"], threshold=0.9, start=0.0)
+    options = {"local_blend": blend, "store_attention": True}
+    edit = Reweight(None, {"burger": weight}, cross_replace_steps=1.0)
+    (source, edited), p2p = draw(pipe, [edit], noise(8), **options)
+    maps = p2p.attention_maps
+    assert torch.equal(maps.word("burger", prompt=1), maps.word("burger"))
+    assert all(torch.equal(p2p.masks.at(step), p2p.masks.at(step, prompt=0)) for step in range(STEPS))
+    assert 0 < p2p.masks.last().float().mean() < 1 and (edited - source).abs().max() > 0.01
+    charcoal = "charcoal " + SOURCE
+    edit = Reweight(charcoal, {"charcoal": weight, "burger": weight}, over=Refine(charcoal), cross_replace_steps=0.5)
+    _, p2p = draw(pipe, [edit], noise(8), local_blend=LocalBlend(["burger", "charcoal"], threshold=0.9, start=0.0))
+    assert p2p.masks.control.averaged().min() > 0 and len(p2p.masks) == STEPS
+    shares = [p2p.masks.at(step).float().mean() for step in range(STEPS)]
+    assert all(0 < share < 1 for share in shares)
+
+
 def test_attention_slicing_before_entering_is_put_back(pipe):
     start = noise(9)
     (_, expected), _ = draw(pipe, [Replace(TARGET)], start)
