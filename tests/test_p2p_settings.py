@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
+from likeness.prompt_to_prompt.checks import mask_notices
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,26 @@ def test_a_full_mask_is_said(pipe):
     blend = LocalBlend(["squirrel", "lion"], threshold=0.0)
     (_, edited), p2p = draw(pipe, [Replace(TARGET)], noise(4), local_blend=blend)
     close(edited, draw(pipe, [Replace(TARGET)], noise(4))[0][1])
-    assert any("is full: nothing is kept" in n for n in p2p.notices)
+    assert p2p.notices == [
+        f"LocalBlend's mask of target 1, image 0 is full: nothing is kept at {STEPS} of {STEPS} blended steps."
+    ]
+
+
+def test_masks_are_judged_at_every_blended_step(pipe):
+    """Two images of two targets: masks that are empty or full at some steps only, the last one excepted."""
+    _, p2p = draw(pipe, [Replace(TARGET), Replace(LASAGNE)], noise(0, 1))
+    control = p2p.masks.control
+    control.masks = [torch.ones(3, 2, 1, 8, 8, dtype=torch.bool).tril(6) for _ in range(4)]
+    assert not mask_notices(control)
+    for step in (0, 2):
+        control.masks[step][2, 1] = False
+    control.masks[1][2, 1] = True
+    control.masks[1][1, 0] = True
+    assert mask_notices(control) == [
+        "LocalBlend's mask of target 1, image 0 is full: nothing is kept at 1 of 4 blended steps.",
+        "LocalBlend's mask of target 2, image 1 is empty: the source is returned at 2 of 4 blended steps.",
+        "LocalBlend's mask of target 2, image 1 is full: nothing is kept at 1 of 4 blended steps.",
+    ]
 
 
 def test_a_long_prompt_is_drawn_in_the_reference_behaviours_alone(pipe):
