@@ -72,6 +72,36 @@ def test_offloaded_weights(tiny_sd):
     close(offloaded, expected)
 
 
+def test_guidance_switched_off_by_a_callback_is_followed(pipe):
+    """A scale of hardly more than 1 draws what 1 draws, with the unconditional half in the batch."""
+
+    def switched(scale, halve):
+        def switch(pipe, step, timestep, given):
+            if step != 1:
+                return {}
+            pipe._guidance_scale = scale
+            return {"prompt_embeds": given["prompt_embeds"].chunk(2)[-1]} if halve else {}
+
+        blend = LocalBlend(["squirrel", "lion"], threshold=0.9)
+        edit = Replace(TARGET, cross_replace_steps=1.0, self_replace_steps=1.0)
+        with prompt_to_prompt(pipe, SOURCE, [edit], local_blend=blend, callback_on_step_end=switch) as p2p:
+            inputs = p2p.inputs | {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+            return pipe(
+                **inputs, latents=p2p.latents(noise(2)), num_inference_steps=STEPS, guidance_scale=5.0,
+                output_type="latent",
+            ).images  # fmt: skip
+
+    before = dict(pipe.unet.attn_processors)
+    expected = switched(1 + 1e-9, halve=False)
+    close(switched(1.0, halve=True), expected)
+    assert (expected[1] - expected[0]).abs().max() > 0.01
+    with pytest.raises(ValueError, match="2 latents, 4 prompt embeddings, with guidance off"):
+        switched(1.0, halve=False)
+    with pytest.raises(ValueError, match="4 latents, 2 prompt embeddings, with guidance on"):
+        switched(3.0, halve=True)
+    assert dict(pipe.unet.attn_processors) == before
+
+
 def test_an_interrupted_sampling_leaves_nothing_for_the_next(pipe):
     def stop(pipe, step, timestep, given):
         if step == 1 and interrupted:
