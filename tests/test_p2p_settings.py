@@ -11,6 +11,7 @@ from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plai
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
 from likeness.prompt_to_prompt.checks import mask_notices
+from likeness.prompt_to_prompt.layers import attention_layers, pixels
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,40 @@ def test_a_limit_on_self_attention_is_an_option(pipe):
     close(none, without)
     assert "Raise self_replace_resolution" in p2p.notices[0]
     assert (default - without).abs().max() > 0.01 and (every - default).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("size", [(7, 9), (37, 45)])
+def test_odd_and_oblong_latents(pipe, size):
+    """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23, whose maps are kept."""
+    start, edit = noise(3, size=size), Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=1.0)
+    layers = {layer.name.removesuffix(".processor"): layer for layer in attention_layers(pipe.unet)}
+    seen = {}
+    hooks = [
+        pipe.unet.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0].shape[1]})
+        )
+        for name in layers
+    ]
+    try:
+        blend = LocalBlend(["squirrel", "lion"], threshold=0.9, start=0.0)
+        (source, edited), p2p = draw(pipe, [edit], start, local_blend=blend, store_attention=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == {name: pixels(layer, size) for name, layer in layers.items()} and len(set(seen.values())) == 3
+    close(source, plain(pipe, SOURCE, start), atol=1e-3)
+    mask, maps = p2p.masks.last(), {(7, 9): (7, 9), (37, 45): (19, 23)}[size]
+    assert mask.shape == size and p2p.attention_maps.word("lion", prompt=1).shape == maps
+    assert 0 < mask.float().mean() < 1
+    assert (edited - source)[0, :, ~mask].abs().max() < 1e-5 and (edited - source)[0, :, mask].abs().max() > 0.01
+
+
+def test_half_of_an_odd_side_is_rounded_up(pipe):
+    """7x9 latents: maps of 4x5 pixels are injected, as they are with 5x5 as the limit; the full ones are not."""
+    start, edit = noise(3, size=(7, 9)), Replace(TARGET, self_replace_steps=1.0)
+    default, five, none = (draw(pipe, [edit], start, self_replace_resolution=limit)[0][1] for limit in (None, 5, 1))
+    close(default, five)
+    assert (default - none).abs().max() > 0.01
 
 
 def test_processors_are_ours_only_where_a_step_needs_them(pipe):
