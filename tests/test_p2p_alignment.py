@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
-from likeness.prompt_to_prompt.edits import Replace
+from likeness.prompt_to_prompt.edits import Refine, Replace, Reweight
 from likeness.prompt_to_prompt.schedule import cross_alphas, self_window
 from likeness.prompt_to_prompt.words import locate, need, read_prompt
 
@@ -59,6 +59,22 @@ def test_refine_takes_each_map_from_one_equal_token(source, target):
     assert partners == sorted(set(partners))  # in order, each source token at most once
     assert all(a[int(mapper[t])] == b[t] for t in range(len(b)) if alphas[t] == 1)
     assert all(int(mapper[t]) >= len(a) for t in range(len(b), 77))  # padding takes padding, never a word
+
+
+@settings(max_examples=60, deadline=None)
+@given(prompts)
+def test_identity_edits_take_every_map_from_its_own_token(words):
+    """Sampling alone would not show it: with equal prompts a target's own maps are the source's."""
+    prompt, weights = " ".join(words), dict.fromkeys(words, 1.0)
+    assert refine_mapper(TOKENIZER, prompt, prompt)[1].all()
+    for edit in (
+        Replace(prompt),
+        Refine(prompt),
+        Reweight(None, weights),
+        Reweight(prompt, weights, over=Refine(prompt)),
+    ):
+        matrix, own = edit.mapping(TOKENIZER, prompt, "corrected")
+        assert torch.equal(matrix, torch.eye(77)) and not own.any()
 
 
 def test_trailing_words_stay_aligned_when_a_swap_changes_the_token_count():

@@ -293,6 +293,28 @@ def test_a_picture_depends_on_its_own_prompt_edit_and_seed(pipe, edits, seeds):
     close(together[-1][1:], alone)
 
 
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([*SOURCE.split(), "lasagne,", "(bnh)"]), min_size=1, max_size=6),
+    st.fixed_dictionaries({"cross_replace_steps": FRACTIONS, "self_replace_steps": FRACTIONS}),
+    st.integers(0, 99),
+)
+def test_identity_edits_are_plain_sampling(pipe, words, windows, seed):
+    prompt, start = " ".join(words), noise(seed)
+    weights = dict.fromkeys(words, 1.0)
+    edits = [
+        Replace(prompt, **windows),
+        Refine(prompt, **windows),
+        Reweight(None, weights, **windows),
+        Reweight(prompt, weights, over=Refine(prompt), **windows),
+    ]
+    pictures, p2p = draw(pipe, edits, start, source=prompt)
+    expected = plain(pipe, prompt, start)
+    for picture in pictures:
+        close(picture, expected)
+    assert len(pictures) == 5 and len(p2p.notices) == 4
+
+
 def test_the_table_of_behaviours_names_tests_that_exist():
     here = Path(__file__).parent
     named = set(
