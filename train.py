@@ -17,7 +17,7 @@ def main(cfg) -> None:
         subjects = [config.load_subject(Path(__file__).parent / "conf", name) for name in train.subjects]
         from likeness.study.finetune import finetune
 
-        finetune(train, job.directory, subjects)
+        finetune(train, job.directory, subjects, job.overrides)
     except InputError as error:
         raise launch.one_line(error) from error
 

@@ -1,6 +1,7 @@
 """Draw with and without Prompt-to-Prompt on a tiny pipeline; shared by the tests of the plug-in."""
 
 import torch
+from p2p_reference import NaiveAttention
 
 from likeness.prompt_to_prompt import prompt_to_prompt, seeded_latents
 
@@ -29,6 +30,23 @@ def plain(pipe, prompt, start, guidance=5.0, **options):
         [prompt] * len(start), latents=start, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
         **options,
     ).images  # fmt: skip
+
+
+def attention_of(pipe, prompt, start, guidance, pixels):
+    """Cross-attention maps (pixels, t) of a plain sampling, over heads, layers of so many pixels, and steps."""
+    kept, original = [], dict(pipe.unet.attn_processors)
+
+    def keep(probabilities, is_cross, place):
+        if is_cross and probabilities.shape[1] == pixels:
+            rows = probabilities.unflatten(0, (2 if guidance > 1 else 1, -1))
+            kept.append(rows[-1].mean(0))
+
+    pipe.unet.set_attn_processor({name: NaiveAttention(keep, "", ".attn2." in name) for name in original})
+    try:
+        plain(pipe, prompt, start, guidance)
+    finally:
+        pipe.unet.set_attn_processor(original)
+    return torch.stack(kept).mean(0)
 
 
 def close(a, b, atol=5e-4):  # latents of this random model reach 20

@@ -34,6 +34,8 @@ def test_a_typo_and_an_unknown_choice_are_answered_at_once():
     assert "bnh" in shown and "tuki" in shown and "Traceback" not in shown
     shown = run("train.py", "schedule.num_train_stepz=3", ok=False)
     assert "num_train_stepz" in shown and "Traceback" not in shown
+    shown = run("train.py", "subject=bnh", "subjects=[bnh,tuki]", ok=False)
+    assert "subject=bnh does nothing with subjects=[bnh,tuki]" in shown and "Traceback" not in shown
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path):

@@ -4,13 +4,18 @@ import itertools
 from pathlib import Path
 
 import pytest
+import tiny_dreambooth
 from hydra import compose, initialize_config_dir
 
-from likeness import config
+from likeness import config, models
 from likeness.config import load_subject
+from likeness.dreambooth import storage
 from likeness.errors import InputError
+from likeness.study import place
+from likeness.study.cell import run_cell
 from likeness.study.edits import local_blend
-from likeness.study.finetune import prior_of
+from likeness.study.finetune import finetune, prior_of
+from likeness.study.idle import refuse_idle
 from likeness.study.place import model_folder, need_finetuned
 from likeness.study.plan import plan_edit
 
@@ -86,6 +91,38 @@ def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
     assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
 
 
+@pytest.mark.filterwarnings("ignore:.*the same picture:UserWarning")
+def test_everything_that_is_trained_on_names_the_model(tmp_path):
+    """Bytes count: of photos, captions, pictures of an own class folder and a base model that lies here."""
+    base = tiny_dreambooth.save_model(tmp_path / "base")
+    photos = tiny_dreambooth.save_photos(tmp_path / "photos")
+    classes = tiny_dreambooth.save_photos(tmp_path / "class", 4, offset=9)
+    mine = (f"subject.photos={photos}", f"prior_class.folder={classes}", f"model.source={base}")
+    composed = train(*mine, "prior_class.num_class_images=3")
+    prior = prior_of(composed, composed.subject)
+
+    def names():
+        concepts = [place.concept(composed.subject, prior)]
+        base_id = models.weights_id(place.model_source(composed.model))
+        identity = storage.identity(base_id, concepts, place.settings(composed))
+        return model_folder(composed), place.short_hash(identity)
+
+    seen = [names()]
+    (classes / "notes.txt").write_text("not a picture")
+    tiny_dreambooth.save_photos(tmp_path / "other", 1, offset=99).joinpath("00.png").rename(classes / "03.png")
+    assert names() == seen[0], "the fourth picture is not trained on"
+    (classes / "01.png").write_bytes((classes / "00.png").read_bytes())
+    seen.append(names())
+    (photos / "01.png").write_bytes((photos / "00.png").read_bytes())
+    seen.append(names())
+    (photos / "02.txt").write_text("tuki justin bieber, smiling")
+    seen.append(names())
+    config_file = base / "unet" / "config.json"
+    config_file.write_text(config_file.read_text() + " ")
+    seen.append(names())
+    assert all(len(set(column)) == 5 for column in zip(*seen, strict=True))
+
+
 def test_how_far_self_attention_is_injected_comes_from_the_model_unless_told():
     assert sweep().edit.self_replace_resolution == 16
     assert sweep("model=sd15").edit.self_replace_resolution is None
@@ -104,6 +141,16 @@ def test_schedule_values_come_from_model_and_method():
     full, lora = train("model=sd15", "method=full"), train("model=sd15", "method=lora")
     assert (full.schedule.learning_rate, lora.schedule.learning_rate) == (1e-6, 1e-4)
     assert train("model=sd15", "schedule=long").schedule.num_train_steps == 1200
+
+
+@pytest.mark.parametrize("schedule", ["quick", "standard", "long", "find"])
+@pytest.mark.parametrize(("method", "rate"), [("full", 1e-6), ("lora", 5e-5)])
+def test_stable_diffusion_learns_a_face_with_its_text_encoder(method, rate, schedule):
+    told = ("model=sd15", f"method={method}", f"schedule={schedule}", "device=cpu")
+    settings = place.settings(train(*told))
+    assert settings.text_encoder_steps == settings.num_train_steps
+    assert settings.text_encoder_learning_rate == rate
+    assert place.settings(train(*told, "model.train_text_encoder=false")).text_encoder_steps == 0
 
 
 def test_metrics_follow_the_model():
@@ -141,6 +188,7 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
         ("seeds=[1,1]", "different numbers"),
         ("seeds=[]", "different numbers"),
         ("sampler.num_inference_steps=0", "at least 1"),
+        ("sampler={guidance_scale:1,negative_prompt:hat}", "does nothing without guidance"),
         ("sampler.scheduler=ddpm", "choose one of ddim, pndm, dpm, euler"),
         ("logger.mode=onlin", "auto, online, offline"),
     ],
@@ -154,6 +202,55 @@ def test_a_list_of_subjects_in_one_group_is_refused():
     cfg = compose("train", ["subject=[bnh,tuki]"])
     with pytest.raises(InputError, match="subjects="):
         config.to_train(cfg, {"subject": ["bnh", "tuki"]})
+
+
+def test_one_subject_is_no_list_of_several():
+    with pytest.raises(InputError, match=r"names one subject; use subject=bnh"):
+        train("subjects=[bnh]")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("subject=bnh subjects=[bnh,tuki]", "remove subject=bnh to train those, or .* to train the one"),
+        ("subjects=[bnh,tuki] subject.photos=/me", "subject.photos=/me does nothing with subjects=.bnh,tuki."),
+        ("method.lora_rank=4", "method.lora_rank=4 does nothing with method=full"),
+        ("method.lora_text_encoder=false", "use method.train_text_encoder"),
+        ("method=lora method.train_text_encoder=false", "use method.lora_text_encoder"),
+        ("method.train_text_encoder=false schedule.text_encoder_learning_rate=1e-5", "that is not trained"),
+        ("prior_class=none prior_class.num_class_images=20", "such as prior_class=none; leave it out"),
+        ("prior_class=none model.num_class_images=20", "such as prior_class=none; leave it out"),
+        ("prior_class.folder=/mine prior_class.num_inference_steps=9", "whose pictures are not drawn"),
+        ("prior_class.folder=/mine prior_class.prompts=[a,b]", "give one prompt"),
+        ("prior_class.class_word=man", "which follows subject.class_word"),
+        ("prior_class=keanu_reeves prior_class.prompts=[x] prior_class.class_word=man", 'without "{class_word}"'),
+        ("schedule.crops=-1 schedule.cache_latents=true", "a fresh crop at every step"),
+        ("sample_every=0 sample_prompts=[x]", "sample_every=0 and no ladder"),
+        ("model.revision=main", "on this machine"),
+        ("model.variant=fp16 model.source={file}", "a model in one file"),
+        ("model=sd15 model.config=/there", "not one file"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
+    (tmp_path / "one.safetensors").touch()
+    overrides = typed.format(file=tmp_path / "one.safetensors").split()
+    with pytest.raises(InputError, match=message):
+        finetune(train(*overrides), tmp_path, [], overrides)
+    if "sample" not in typed and "subjects" not in typed:
+        with pytest.raises(InputError, match=message):
+            run_cell(sweep(*overrides, f"out={tmp_path}"), tmp_path / "run", overrides)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "subjects=[bnh,tuki] schedule=quick", "subject=bnh subject.photos=/me", "method=lora method.lora_rank=4",
+        "schedule.text_encoder_learning_rate=1e-5", "model=sd15 model.revision=main", "schedule.crops=-1",
+        "prior_class.own=false prior_class.class_word=man", "sample_every=0 schedule=find sample_prompts=[x]",
+    ],
+)  # fmt: skip
+def test_an_option_that_acts_is_not(typed):
+    refuse_idle(train(*typed.split()), typed.split())
 
 
 def test_a_subject_file_alone():

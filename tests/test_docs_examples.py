@@ -107,6 +107,20 @@ def test_what_is_not_there_is_named(project, override, message):
         cell(project, "edit=fade", override)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/prompt_to_prompt.md"])
+def test_the_library_examples_run_as_they_stand(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / page).read_text(encoding="utf-8").split("## Use it as a library")[1]
+    code = re.search(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+    assert code.count("num_inference_steps=50") == 1
+    names = {}
+    exec(code.replace("num_inference_steps=50", "num_inference_steps=4"), names)
+    groups = names["p2p"].split(names["images"])
+    assert len(groups) == 1 + len(names["edits"])
+    assert all(len(group) == len(names["noise"]) for group in groups)
+    assert not names["p2p"].notices
+
+
 def commands(page: str) -> list[str]:
     """Return the fenced train.py and sweep.py lines of a page, continued lines joined."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n", " ")

@@ -6,8 +6,9 @@ import pytest
 import tiny_dreambooth as tiny
 import torch
 
-from likeness.dreambooth.batches import Batches
+from likeness.dreambooth.batches import ENCODE_BATCH, Batches
 from likeness.models import load_pipeline
+from likeness.subjects import load_photos, to_tensor
 
 
 def batches_of(**options) -> Batches:
@@ -60,6 +61,36 @@ def test_cached_and_uncached_batches_are_the_same_and_always_fresh(tmp_path):
     again = [(s, k) for s in range(40) for k in range(2) if rows[s][k] == rows[0][0]]
     drawn = torch.stack([made[0].batch(s, 0, 1).latents[k] for s, k in again])
     assert len(again) > 2 and drawn.std(0).min() > 0, "one sample of the posterior must not be reused"
+
+
+def test_caching_holds_a_few_pictures_at_a_time_and_gives_the_same_latents(tmp_path, monkeypatch):
+    photos, classes = tiny.save_photos(tmp_path / "photos", 5), sorted(tiny.save_photos(tmp_path / "c", 9).iterdir())
+    concept, settings = tiny.concept(photos), tiny.settings(crops=2, flip=True)
+    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
+    waiting, most, whole = 0, 0, pipe.vae.encode
+
+    def read(image):
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        return to_tensor(image)
+
+    def encode(pixels):
+        nonlocal waiting
+        waiting -= len(pixels)
+        return whole(pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("likeness.subjects.to_tensor", read)
+        patch.setattr(pipe.vae, "encode", encode)
+        batches = Batches(pipe, [concept], [classes], settings, 32, None, torch.device("cpu"))
+    assert (most, waiting) == (ENCODE_BATCH, 0)
+    pixels = torch.cat([load_photos(concept.photos, 32, crops=2, flip=True), load_photos(classes, 32)])
+    assert batches.posterior.mean.shape == (5 * 2 * 2 + 9, 4, 16, 16)
+    with torch.no_grad():
+        together = whole(pixels * 2 - 1).latent_dist
+    assert torch.allclose(batches.posterior.mean, together.mean, atol=1e-5)
+    assert torch.allclose(batches.posterior.std, together.std, atol=1e-5)
 
 
 def test_every_picture_is_trained_with_its_own_words(tmp_path):

@@ -56,10 +56,25 @@ def test_a_lora_becomes_a_kohya_file_with_its_alpha(tmp_path):
     known = metadata(file)
     assert known["ss_network_dim"] == "2" and known["ss_network_alpha"] == "6.0"
     assert known["modelspec.architecture"] == "stable-diffusion-v1/lora" and known["ss_output_name"] == "run"
+    assert known["ss_base_model_version"] == "sd_v1" and known["ss_v2"] == "False"
     with safe_open(file, "pt") as opened:
         names = list(opened.keys())
     assert any(n.startswith("lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down") for n in names)
     assert any(n.endswith("attn2_to_out_0.alpha") for n in names)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "version", "architecture"),
+    [("epsilon", "sd_v2", "v2-512"), ("v_prediction", "sd_v2_v", "v2-768-v")],
+)
+def test_a_lora_names_the_base_it_was_trained_on(tmp_path, prediction_type, version, architecture):
+    """2.x is known by the width of its text encoder; programs refuse, or misread, a LoRA of another family."""
+    base = tiny.save_model(tmp_path / "sd21", prediction_type=prediction_type, width=1024)
+    tiny.train_tiny(tmp_path / "run", model=base, method="lora", num_train_steps=1, num_class_images=2)
+    known = metadata(export(tmp_path / "run"))
+    assert (known["ss_base_model_version"], known["ss_v2"], known["ss_sd_model_name"]) == (version, "True", "sd21")
+    assert known["modelspec.architecture"] == f"stable-diffusion-{architecture}/lora"
+    assert f"base_model: {base}\n" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_every_tensor_of_the_sd15_unet_has_its_original_name():

@@ -62,6 +62,7 @@ def test_subjects_that_do_not_go_together(concept):
     [
         ({"method": "dora"}, "method='dora' is unknown; choose one of full, lora"),
         ({"lr_scheduler": "step"}, "choose one of constant"),
+        ({"lr_scheduler": "polynomial", "learning_rate": 1e-7}, "falls to a learning rate of 1e-07"),
         ({"mixed_precision": "int8"}, "choose one of no, bf16, fp16"),
         ({"num_train_steps": 0}, "at least 1"),
         ({"learning_rate": 0}, "above 0"),

@@ -6,6 +6,7 @@ from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
+from likeness.dreambooth.settings import LR_SCHEDULERS
 from likeness.dreambooth.stream import Stream
 
 
@@ -62,15 +63,19 @@ def test_v_target_gives_the_clean_latents_back():
     assert torch.allclose(alphas.sqrt() * noisy - (1 - alphas).sqrt() * velocity, latents, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine"])
-def test_schedules_agree_with_diffusers(name):
+@pytest.mark.parametrize("rate", [1e-6, 5e-4])
+@pytest.mark.parametrize("name", LR_SCHEDULERS)
+def test_schedules_agree_with_diffusers(name, rate):
     warmup = 0 if name == "constant" else 3
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     theirs = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=20)
-    for step in range(20):
-        assert lr_factor(name, step, 20, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+    for step in range(21):  # also the one after the last, at which the decays are over
+        wanted = optimizer.param_groups[0]["lr"]
+        assert rate * lr_factor(name, step, 20, warmup, rate) == pytest.approx(wanted, rel=1e-9, abs=1e-15)
         optimizer.step()
         theirs.step()
+    ends = {"linear": 0.0, "cosine": 0.0, "polynomial": 1e-7}
+    assert wanted == pytest.approx(ends.get(name, rate), abs=1e-15)
 
 
 def test_subjects_take_turns_and_every_epoch_shows_every_photo():

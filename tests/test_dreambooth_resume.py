@@ -125,6 +125,11 @@ def test_a_ladder_killed_while_it_stores_a_rung_ends_with_the_same_model(server,
     child.join(120)
     assert child.exitcode == -signal.SIGKILL and [f.name for f in (tmp_path / "a" / "rungs").glob("step*")]
     choose = {"choose_step": lambda rows: 2}
+    rung = tmp_path / "a" / "rungs" / "step-000002.safetensors"
+    rung.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"lacks step-000002.safetensors"):
+        tiny.train_tiny(tmp_path / "a", class_root=tmp_path / "a-class", **choose, **options)
+    (tmp_path / "moved").rename(rung)
     assert tiny.train_tiny(tmp_path / "a", class_root=tmp_path / "a-class", **choose, **options).resumed_from == 2
     tiny.train_tiny(tmp_path / "b", class_root=tmp_path / "b-class", **choose, **options)
     assert tiny.same(tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b"))

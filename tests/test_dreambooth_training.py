@@ -344,6 +344,18 @@ def test_accumulated_micro_batches_are_averaged(tmp_path):
     assert norms[8] < 1.5 * norms[1]
 
 
+def test_the_rate_falls_over_the_steps_however_many_micro_batches_they_have(tmp_path):
+    """Tests of two processes compare their rates with one's: see test_dreambooth_resume."""
+    rates = []
+    for parts in (1, 3):
+        events = []
+        options = {"lr_scheduler": "polynomial", "gradient_accumulation_steps": parts, "num_train_steps": 4}
+        tiny.train_tiny(tmp_path / str(parts), on_event=events.append, **options)
+        rates.append([e.values["train/lr"] for e in events if e.kind == "log"])
+    fall = (1e-3 - 1e-7) / 4
+    assert rates[0] == rates[1] == pytest.approx([1e-3 - step * fall for step in range(4)])
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_reduced_precision_keeps_trained_weights_whole(tmp_path, monkeypatch, method):
     from safetensors.torch import load_file

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from likeness import config, dreambooth, metrics
+from likeness.dreambooth.storage import read_json
 from likeness.errors import InputError
 from likeness.paperdoll import photos as shipped
 from likeness.report.tracker import Run
@@ -121,12 +122,17 @@ def test_the_ladder_prints_its_table_and_keeps_the_knee(world, tmp_path, recorde
     (knee,) = [int(row["step"]) for row in rows if row["knee"]]
     shown = capsys.readouterr().out
     assert "<- knee" in shown and f"kept: step {knee}" in shown and "prior drift: prior_drift_lpips" in shown
+    assert "subject_identity_distance (lower is nearer)" in shown
     assert recorder.summed["ladder/knee"] == knee and recorder.tables["ladder"][0][0] == "step"
-    from likeness.dreambooth.storage import read_json
-
     record = read_json(folder / "settings.json")
     assert record["step"] == knee and record["identity"]["settings"]["ladder"] == 2
     assert folder != place.model_folder(train_of(tmp_path, "subject=bnh", "schedule=find", "method=lora"))
+    other = 6 - knee
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace(f'"step": {knee}', f'"step": {other}'))
+    finetune(train, tmp_path / "again", [])
+    shown = capsys.readouterr().out
+    assert f"kept: step {other}" in shown and f"step {knee} would be kept" in shown, "what was kept counts"
 
 
 def test_what_the_embedded_model_cannot_learn_is_said_before_the_work(world, tmp_path, monkeypatch, capsys):
@@ -283,6 +289,33 @@ def test_the_knee_is_where_more_costs_more_than_it_brings():
     assert "nearer to the subject" in ladder.score(lost).notices[0]
 
 
+def test_of_equal_checkpoints_the_shortest_is_the_knee_and_one_alone_is_no_choice():
+    rows = {0: row(0.5, 0.3, 0.0, 0.0)} | {s: row(0.8, 0.3, 0.0, 0.0) for s in (100, 200, 300)}
+    rows[300]["health/subject_clip_i"] += 1e-9  # what arithmetic makes of an equal value
+    assert ladder.score(rows).knee == 100
+    alone = ladder.score({step: rows[step] for step in (0, 100)})
+    assert alone.knee == 100 and "one checkpoint" in alone.notices[0] and len(alone.notices) == 1
+    with pytest.raises(InputError, match="lacks step 0, 200"):
+        ladder.rows_of({100: rows[100]}, [100, 200])
+
+
+def test_what_was_not_measured_everywhere_is_not_scored_and_said():
+    """Of one subject only, or missing at one checkpoint: its mean would change without the pictures."""
+    of_both = ("subject_clip_i", "subject_clip_t")
+    rows = {}
+    for step, likeness in ((0, 0.5), (100, 0.7), (200, 0.9)):
+        rows[step] = {f"health/{who}/{name}": likeness for who in "ab" for name in of_both}
+        rows[step] |= {"health/a/prior_drift_lpips": likeness, "health/a/subject_identity_distance": 0.1}
+    del rows[100]["health/b/subject_clip_t"]
+    scored = ladder.score(rows)
+    assert scored.columns == {"likeness": "subject_clip_i"} and scored.knee == 200
+    assert [n.split(" was not measured")[0] for n in scored.notices[1:]] == [
+        "prompt fidelity", "prior drift", "bleeding"
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="holds none of subject_identity_distance, subject_dino, subject_clip_i"):
+        ladder.score({step: {"train/loss": 1.0} for step in rows})
+
+
 def test_small_changes_are_no_cost_and_a_shorter_distance_is_a_gain():
     rows = {s: row(0.5, 0.3, 1e-4 * s / 100, 0.0) for s in (0, 100, 200)}
     for step, distance in ((0, 0.9), (100, 0.5), (200, 0.4)):
@@ -292,11 +325,19 @@ def test_small_changes_are_no_cost_and_a_shorter_distance_is_a_gain():
     assert scored.rungs[2].cost < 0.01 and scored.rungs[1].gain == pytest.approx(0.8)
 
 
+LAUNCH = {  # accelerate's --cpu starts one process alone; --multi_gpu is its torchrun, on whatever device there is
+    "torchrun": "torch.distributed.run --nproc_per_node=2 --standalone",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no "
+    "--dynamo_backend=no --main_process_port=0",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_torchrun_trains_one_model_in_one_folder_with_one_tracked_run(world, tmp_path):
+@pytest.mark.parametrize("launcher", LAUNCH)
+def test_two_processes_train_one_model_in_one_folder_with_one_tracked_run(world, tmp_path, launcher):
     """Rank 1 prints, tracks and writes nothing; class pictures are split between the processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "train.py"]
+    command = [sys.executable, "-m", *LAUNCH[launcher].split(), "train.py"]
     options = [f"out={tmp_path}", *(o for o in SMALL if o != "logger=none"), "prior_class.num_class_images=16"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     root = Path(__file__).parents[1]
@@ -306,6 +347,7 @@ def test_torchrun_trains_one_model_in_one_folder_with_one_tracked_run(world, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "models" / "paperdoll").iterdir()
     assert dreambooth.is_finished(folder) and set(history(folder)) == {0, 4}
+    assert read_json(folder / "checkpoint-4" / "state.json")["world"] == 2
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "model.txt").read_text().strip() == str(folder.resolve())
     assert len(list((tmp_path / "wandb").rglob("offline-run-*"))) == 1

@@ -9,11 +9,28 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from likeness.prompt_to_prompt.alignment import refine_mapper, replace_mapper
+from likeness.prompt_to_prompt.edits import Refine, Replace, Reweight
 from likeness.prompt_to_prompt.schedule import cross_alphas, self_window
 from likeness.prompt_to_prompt.words import locate, need, read_prompt
 
 TOKENIZER = CLIPTokenizer.from_pretrained(Path(__file__).parent / "golden" / "pipe" / "tokenizer")
-WORDS = ["a", "photo", "of", "cat", "lasagne", "bnh", "tuki", "burger", "capybara", "on", "snowy", "keanu", "dog's"]
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "cat",
+    "lasagne",
+    "bnh",
+    "tuki",
+    "burger",
+    "capybara",
+    "on",
+    "snowy",
+    "keanu",
+    "dog's",
+    "cat,",
+]
+WORDS += ["(dog)", "lasagne.", "&"]
 prompts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
 
 
@@ -44,6 +61,22 @@ def test_refine_takes_each_map_from_one_equal_token(source, target):
     assert all(int(mapper[t]) >= len(a) for t in range(len(b), 77))  # padding takes padding, never a word
 
 
+@settings(max_examples=60, deadline=None)
+@given(prompts)
+def test_identity_edits_take_every_map_from_its_own_token(words):
+    """Sampling alone would not show it: with equal prompts a target's own maps are the source's."""
+    prompt, weights = " ".join(words), dict.fromkeys(words, 1.0)
+    assert refine_mapper(TOKENIZER, prompt, prompt)[1].all()
+    for edit in (
+        Replace(prompt),
+        Refine(prompt),
+        Reweight(None, weights),
+        Reweight(prompt, weights, over=Refine(prompt)),
+    ):
+        matrix, own = edit.mapping(TOKENIZER, prompt, "corrected")
+        assert torch.equal(matrix, torch.eye(77)) and not own.any()
+
+
 def test_trailing_words_stay_aligned_when_a_swap_changes_the_token_count():
     """The reference's quirk 1: after burger -> lasagne it reads the wrong column."""
     source, target = "a photo of a burger on a table", "a photo of a lasagne on a table"
@@ -52,6 +85,34 @@ def test_trailing_words_stay_aligned_when_a_swap_changes_the_token_count():
     (from_,), (to,) = tokens(source, "table"), tokens(target, "table")
     assert corrected[from_, to] == 1 and reference[from_, to] == 0
     assert corrected[:, tokens(target, "lasagne")].sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "old_tokens", "new_tokens"),
+    [
+        ("burger,", "lasagne,", ([5], [6]), ([5, 6], [7])),  # one token and a comma, two and a comma
+        ("lasagne.", "cat!", ([5, 6], [7]), ([5], [6])),
+        ("(lasagne)", "[cat]", ([5], [6, 7], [8]), ([5], [6], [7])),
+        ("&", "cat", ([5],), ([5],)),
+    ],
+)
+def test_punctuation_takes_the_map_of_punctuation(old, new, old_tokens, new_tokens):
+    """Split at white space "burger," is one word; its comma has a token of its own, which Refine aligns too."""
+    mapper, own = Replace(f"a photo of a {new}").mapping(TOKENIZER, f"a photo of a {old}", "corrected")
+    expected = torch.zeros(77, 77)
+    for group, new_group in zip(old_tokens, new_tokens, strict=True):
+        expected[torch.tensor(group)[:, None], torch.tensor(new_group)] = 1 / len(new_group)
+    span = slice(5, 5 + sum(map(len, old_tokens)))
+    assert torch.equal(mapper[span], expected[span]) and not own.any()
+
+
+def test_a_new_mark_keeps_its_own_map_and_a_dropped_one_joins_its_word():
+    comma = len(read_prompt(TOKENIZER, "a photo of a lasagne").ids) - 1
+    mapper, own = Replace("a photo of a lasagne, on").mapping(TOKENIZER, "a photo of a burger on", "corrected")
+    assert own.nonzero().tolist() == [[comma]] and not mapper[:, comma].any()
+    assert mapper[5, 5] == mapper[5, 6] == 0.5
+    mapper, own = Replace("a photo of a lasagne on").mapping(TOKENIZER, "a photo of a burger, on", "corrected")
+    assert mapper[5, 5:7].tolist() == mapper[6, 5:7].tolist() == [0.5, 0.5] and not own.any()
 
 
 def test_refine_padding_does_not_read_words_of_a_longer_source():
@@ -74,10 +135,38 @@ def test_refine_padding_does_not_read_words_of_a_longer_source():
         ("a #1 dad mug", "mug", [5]),
         ("a photo of a cat", "ca", []),
         ("a dog's house", "dog", [2]),
+        ("a cat on a mat", "(cat)", [2]),
+        ("a cat on a mat", '"cat"', [2]),
+        ("a (cat) on a mat", "cat", [3]),
+        ('a "cat" on a mat', "'cat',", [3]),
+        ("a ((cat)), a “cat”", "[cat]", [3, 9]),
+        ("one o'sullivan at home", "O'Sullivan", [2, 3, 4]),
+        ("one O’Sullivan, at home", "(o'sullivan)", [2, 3, 4, 5]),
+        ("o'sullivan's dog", "o'sullivan", [1, 2, 3]),
+        ("a dog’s house", "dog's", [2, 3, 4, 5]),
+        ("a well-known cat", "well-known", [2, 3, 4]),
+        ("a well‑known cat", '"Well-Known"', [2, 3, 4, 5]),
+        ("jack-o'-lantern", "jack-o'-lantern", [1, 2, 3, 4, 5]),
+        ("a cafe\u0301 cat", "caf\u00e9", [2]),
+        ("a caf\u00e9 cat", "(cafe\u0301)", [2]),
+        ("a cafe\u0301, and cats", "cafe\u0301", [2]),
+        ("a cat 🐱", "cat 🐱", [2, 3]),
+        ("a cat on a mat", "cat 🐱", []),
+        ("a cat, on a mat", ",", [3]),
+        ("a cat", "...", []),
+        ("a cat", "", []),
+        ("cat cats", "cat", [1]),
     ],
 )
 def test_words_are_found_as_people_mean_them(prompt, word, expected):
     assert tokens(prompt, word) == expected
+
+
+def test_an_added_token_is_found_with_the_brackets_it_is_written_with():
+    tokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parent / "golden" / "pipe" / "tokenizer")
+    tokenizer.add_tokens(["<toy>"])
+    prompt = read_prompt(tokenizer, "a <toy> and a toy cat")
+    assert locate(prompt, "<toy>") == [2] and locate(prompt, "toy") == [5] and locate(prompt, "a <toy>") == [1, 2]
 
 
 def test_an_absent_word_is_an_error_that_lists_the_words():

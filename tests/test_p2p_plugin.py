@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
+from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, attention_of, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
+from likeness.prompt_to_prompt.blend import Blender
 from likeness.prompt_to_prompt.edits import compile_edit, edited_maps
 from likeness.prompt_to_prompt.processor import split_heads
 
@@ -118,8 +119,21 @@ def test_any_size_with_and_without_guidance(pipe, guidance, size):
     close(source, plain(pipe, SOURCE, start, guidance))
     assert (edited - source).abs().max() > 0.01
     assert p2p.attention_maps.word("lion", prompt=1).shape == size == tuple(p2p.masks.last().shape)
-    total = sum(p2p.attention_maps.control.averaged()[0, 0, ..., t] for t in range(77)) / STEPS
-    close(total, torch.ones(size))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_maps_are_the_probabilities_of_the_layers_at_one_resolution(pipe, guidance):
+    """Against maps formed while each prompt is drawn alone; of a target that takes the source's, the source's."""
+    start, options = noise(4, size=(8, 12)), {"store_attention": True, "guidance": guidance}
+    own = Replace(TARGET, cross_replace_steps=0.0, self_replace_steps=1.0)  # at no layer, by the limit
+    _, p2p = draw(pipe, [own], start, self_replace_resolution=1, **options)
+    for prompt, text, word in ((0, SOURCE, "squirrel"), (1, TARGET, "lion")):
+        expected = attention_of(pipe, text, start, guidance, pixels=8 * 12).unflatten(0, (8, 12))
+        position = expected[..., text.split().index(word) + 1]
+        torch.testing.assert_close(p2p.attention_maps.word(word, prompt=prompt), position, atol=1e-5, rtol=0)
+        assert position.std() > 1e-4
+    _, p2p = draw(pipe, [Replace(TARGET, cross_replace_steps=1.0)], start, **options)
+    assert torch.equal(p2p.attention_maps.word("lion", prompt=1), p2p.attention_maps.word("squirrel"))
 
 
 def test_negative_prompts_reach_the_pipeline(pipe):
@@ -136,23 +150,70 @@ SCHEDULERS = (
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_solvers_with_memory_keep_the_source_where_the_mask_is_empty(pipe, name):
-    """An empty mask from the first step on has to return the source exactly, history included."""
+def test_solvers_with_memory_keep_the_source_where_the_mask_is_empty(pipe, name, monkeypatch):
+    """Two steps with an empty mask leave a target nothing of its own: drawn on as the source, it is the source.
+
+    Its UNet saw another prompt in these steps, so what the solver remembers of them is another's.
+    """
     import diffusers
 
-    original = pipe.scheduler
+    def masks(blender, maps, size):
+        kept.append(torch.full((2, 1, 1, *size), len(kept) >= 2))
+        return kept[-1]
+
+    def one_prompt(pipe, step, timestep, given):
+        if step == 1:
+            given["prompt_embeds"][3] = given["prompt_embeds"][2]
+        return {}
+
+    kept, original = [], pipe.scheduler
     pipe.scheduler = getattr(diffusers, name).from_config(original.config)
+    monkeypatch.setattr(Blender, "masks", masks)
+    edit = Replace(TARGET, cross_replace_steps=0.25, self_replace_steps=0.0)
+    blend = LocalBlend(["squirrel", "lion"], start=0.0)
     try:
         start = noise(6)
-        blend = LocalBlend(["squirrel", "lion"], threshold=1.0, start=0.0)
-        (source, kept), p2p = draw(pipe, [Replace(TARGET)], start, local_blend=blend)
-        close(source, plain(pipe, SOURCE, start), atol=1e-3)
-        close(kept, source, atol=1e-5)
-        assert any("empty" in notice for notice in p2p.notices)
+        with prompt_to_prompt(pipe, SOURCE, [edit], local_blend=blend, callback_on_step_end=one_prompt) as p2p:
+            inputs = p2p.inputs | {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+            source, target = pipe(
+                **inputs, latents=p2p.latents(start), num_inference_steps=STEPS, guidance_scale=5.0,
+                output_type="latent",
+            ).images  # fmt: skip
+        assert len(kept) >= STEPS
+        close(source[None], plain(pipe, SOURCE, start), atol=1e-3)
+        close(target, source)
         (source, edited), _ = draw(pipe, [Replace(TARGET)], start)
         assert (edited - source).abs().max() > 0.01
     finally:
         pipe.scheduler = original
+
+
+def test_an_empty_mask_returns_the_source_and_is_said(pipe):
+    blend = LocalBlend(["squirrel", "lion"], threshold=1.0, start=0.0)
+    (source, kept), p2p = draw(pipe, [Replace(TARGET)], noise(6), local_blend=blend)
+    close(kept, source, atol=1e-5)
+    assert any("is empty: the source is returned" in notice for notice in p2p.notices)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_source_and_targets_share_the_noise_that_ddim_draws_with_eta(pipe, listed):
+    """An identity edit stays the source, and the source plain sampling, though every step adds noise."""
+
+    def generators(count):
+        one = torch.Generator().manual_seed(3)
+        return [torch.Generator().manual_seed(i) for i in range(count)] if listed else one
+
+    start, step = noise(0, 5), pipe.scheduler.step
+    with prompt_to_prompt(pipe, SOURCE, [Replace(SOURCE), Replace(TARGET)], images_per_prompt=2) as p2p:
+        latents = pipe(
+            **p2p.inputs, latents=p2p.latents(start), num_inference_steps=STEPS, guidance_scale=5.0, eta=0.8,
+            generator=generators(6), output_type="latent",
+        ).images  # fmt: skip
+    source, same, other = p2p.split(latents)
+    close(source, plain(pipe, SOURCE, start, eta=0.8, generator=generators(2)))
+    close(same, source)
+    assert (source - plain(pipe, SOURCE, start)).abs().max() > 0.1 and (other - source).abs().max() > 0.05
+    assert pipe.scheduler.step == step
 
 
 def test_local_blend_keeps_what_lies_outside_the_mask(pipe):
@@ -161,6 +222,25 @@ def test_local_blend_keeps_what_lies_outside_the_mask(pipe):
     mask = p2p.masks.last()
     assert 0 < mask.float().mean() < 1 and len(p2p.masks) == STEPS
     assert (edited - source)[0, :, ~mask].abs().max() < 1e-5 < (edited - source)[0, :, mask].abs().max()
+
+
+@pytest.mark.parametrize("weight", [-2.0, 0.0, 5.0])
+def test_local_blend_judges_where_a_word_attends_whatever_its_weight(pipe, weight):
+    """The re-weighted word takes the source's map, so the source's mask is the target's too."""
+    blend = LocalBlend(["burger", "burger"], threshold=0.9, start=0.0)
+    options = {"local_blend": blend, "store_attention": True}
+    edit = Reweight(None, {"burger": weight}, cross_replace_steps=1.0)
+    (source, edited), p2p = draw(pipe, [edit], noise(8), **options)
+    maps = p2p.attention_maps
+    assert torch.equal(maps.word("burger", prompt=1), maps.word("burger"))
+    assert all(torch.equal(p2p.masks.at(step), p2p.masks.at(step, prompt=0)) for step in range(STEPS))
+    assert 0 < p2p.masks.last().float().mean() < 1 and (edited - source).abs().max() > 0.01
+    charcoal = "charcoal " + SOURCE
+    edit = Reweight(charcoal, {"charcoal": weight, "burger": weight}, over=Refine(charcoal), cross_replace_steps=0.5)
+    _, p2p = draw(pipe, [edit], noise(8), local_blend=LocalBlend(["burger", "charcoal"], threshold=0.9, start=0.0))
+    assert p2p.masks.control.averaged().min() > 0 and len(p2p.masks) == STEPS
+    shares = [p2p.masks.at(step).float().mean() for step in range(STEPS)]
+    assert all(0 < share < 1 for share in shares)
 
 
 def test_attention_slicing_before_entering_is_put_back(pipe):
@@ -196,15 +276,24 @@ def test_a_lora_edits_as_the_merged_model_does(tiny_sd):
     close(merged, edited, atol=5e-3)
 
 
-def test_half_precision(tiny_sd):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(tiny_sd, pipe, dtype):
+    """An edit rounds no more than plain sampling, and what lies outside of the mask stays exact."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, torch_dtype=torch.bfloat16)
-    pipe.set_progress_bar_config(disable=True)
+    half = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, torch_dtype=dtype)
+    half.set_progress_bar_config(disable=True)
+    edits = [Replace(SOURCE), Reweight(TARGET, {"lion": -3}, over=Replace(TARGET), cross_replace_steps=1.0)]
+    (source, same, edited), _ = draw(half, edits, noise(0))
+    assert source.dtype == dtype and torch.equal(same, source)
+    (full_source, _, full), _ = draw(pipe, edits, noise(0))
+    rounding, change = (source.float() - full_source).abs().mean(), (full - full_source).abs().mean()
+    assert (edited.float() - full).abs().mean() < 1.5 * rounding < change / 3
     blend = LocalBlend(["squirrel", "lion"], threshold=0.9, start=0.0)
-    edits = [Reweight(TARGET, {"lion": 2}, over=Replace(TARGET))]
-    (source, edited), _ = draw(pipe, edits, noise(0), local_blend=blend)
-    assert source.dtype == torch.bfloat16 and edited.isfinite().all()
+    (source, edited), p2p = draw(half, edits[1:], noise(0), local_blend=blend)
+    mask = p2p.masks.last()
+    assert 0 < mask.float().mean() < 1
+    assert torch.equal(edited[..., ~mask], source[..., ~mask]) and not torch.equal(edited, source)
 
 
 def test_stable_diffusion_xl(tiny_sd):
@@ -270,6 +359,28 @@ def test_calls_that_would_silently_do_nothing_are_refused(pipe):
         with pytest.raises(ValueError, match="one noise for each image"):
             p2p.latents(noise(0, 1))
         pipe(**p2p.inputs, latents=p2p.latents(noise(0)), num_inference_steps=2, output_type="latent")
-        pipe.enable_attention_slicing(1)
+    assert not pipe.unet._forward_pre_hooks
+
+
+def test_processors_replaced_while_sampling_are_an_error(pipe):
+    """Switched on between calls, slicing is put up with; between steps it would silently end the edit."""
+
+    def slice_it(pipe, step, timestep, given):
+        if between_steps:
+            pipe.enable_attention_slicing(1)
+        return {}
+
+    between_steps = False
+    try:
+        with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)], callback_on_step_end=slice_it) as p2p:
+            options = dict(latents=p2p.latents(noise(0)), num_inference_steps=STEPS, output_type="latent")
+            pipe(**p2p.inputs, **options)
+            pipe.enable_attention_slicing(1)
+            pipe(**p2p.inputs, **options)
+            pipe.disable_attention_slicing()
+            between_steps = True
+            with pytest.raises(ValueError, match="attention processors were replaced while it was active"):
+                pipe(**p2p.inputs, **options)
+    finally:
         pipe.disable_attention_slicing()
     assert not pipe.unet._forward_pre_hooks

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
+from likeness.prompt_to_prompt.checks import mask_notices
+from likeness.prompt_to_prompt.layers import attention_layers, pixels
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,40 @@ def test_a_limit_on_self_attention_is_an_option(pipe):
     close(none, without)
     assert "Raise self_replace_resolution" in p2p.notices[0]
     assert (default - without).abs().max() > 0.01 and (every - default).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("size", [(7, 9), (37, 45)])
+def test_odd_and_oblong_latents(pipe, size):
+    """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23, whose maps are kept."""
+    start, edit = noise(3, size=size), Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=1.0)
+    layers = {layer.name.removesuffix(".processor"): layer for layer in attention_layers(pipe.unet)}
+    seen = {}
+    hooks = [
+        pipe.unet.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0].shape[1]})
+        )
+        for name in layers
+    ]
+    try:
+        blend = LocalBlend(["squirrel", "lion"], threshold=0.9, start=0.0)
+        (source, edited), p2p = draw(pipe, [edit], start, local_blend=blend, store_attention=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == {name: pixels(layer, size) for name, layer in layers.items()} and len(set(seen.values())) == 3
+    close(source, plain(pipe, SOURCE, start), atol=1e-3)
+    mask, maps = p2p.masks.last(), {(7, 9): (7, 9), (37, 45): (19, 23)}[size]
+    assert mask.shape == size and p2p.attention_maps.word("lion", prompt=1).shape == maps
+    assert 0 < mask.float().mean() < 1
+    assert (edited - source)[0, :, ~mask].abs().max() < 1e-5 and (edited - source)[0, :, mask].abs().max() > 0.01
+
+
+def test_half_of_an_odd_side_is_rounded_up(pipe):
+    """7x9 latents: maps of 4x5 pixels are injected, as they are with 5x5 as the limit; the full ones are not."""
+    start, edit = noise(3, size=(7, 9)), Replace(TARGET, self_replace_steps=1.0)
+    default, five, none = (draw(pipe, [edit], start, self_replace_resolution=limit)[0][1] for limit in (None, 5, 1))
+    close(default, five)
+    assert (default - none).abs().max() > 0.01
 
 
 def test_processors_are_ours_only_where_a_step_needs_them(pipe):
@@ -69,6 +105,36 @@ def test_offloaded_weights(tiny_sd):
     assert next(pipe.unet.parameters()).device.type == "meta"
     (_, offloaded), _ = draw(pipe, edits, noise(1))
     close(offloaded, expected)
+
+
+def test_guidance_switched_off_by_a_callback_is_followed(pipe):
+    """A scale of hardly more than 1 draws what 1 draws, with the unconditional half in the batch."""
+
+    def switched(scale, halve):
+        def switch(pipe, step, timestep, given):
+            if step != 1:
+                return {}
+            pipe._guidance_scale = scale
+            return {"prompt_embeds": given["prompt_embeds"].chunk(2)[-1]} if halve else {}
+
+        blend = LocalBlend(["squirrel", "lion"], threshold=0.9)
+        edit = Replace(TARGET, cross_replace_steps=1.0, self_replace_steps=1.0)
+        with prompt_to_prompt(pipe, SOURCE, [edit], local_blend=blend, callback_on_step_end=switch) as p2p:
+            inputs = p2p.inputs | {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+            return pipe(
+                **inputs, latents=p2p.latents(noise(2)), num_inference_steps=STEPS, guidance_scale=5.0,
+                output_type="latent",
+            ).images  # fmt: skip
+
+    before = dict(pipe.unet.attn_processors)
+    expected = switched(1 + 1e-9, halve=False)
+    close(switched(1.0, halve=True), expected)
+    assert (expected[1] - expected[0]).abs().max() > 0.01
+    with pytest.raises(ValueError, match="2 latents, 4 prompt embeddings, with guidance off"):
+        switched(1.0, halve=False)
+    with pytest.raises(ValueError, match="4 latents, 2 prompt embeddings, with guidance on"):
+        switched(3.0, halve=True)
+    assert dict(pipe.unet.attn_processors) == before
 
 
 def test_an_interrupted_sampling_leaves_nothing_for_the_next(pipe):
@@ -173,7 +239,26 @@ def test_a_full_mask_is_said(pipe):
     blend = LocalBlend(["squirrel", "lion"], threshold=0.0)
     (_, edited), p2p = draw(pipe, [Replace(TARGET)], noise(4), local_blend=blend)
     close(edited, draw(pipe, [Replace(TARGET)], noise(4))[0][1])
-    assert any("is full: nothing is kept" in n for n in p2p.notices)
+    assert p2p.notices == [
+        f"LocalBlend's mask of target 1, image 0 is full: nothing is kept at {STEPS} of {STEPS} blended steps."
+    ]
+
+
+def test_masks_are_judged_at_every_blended_step(pipe):
+    """Two images of two targets: masks that are empty or full at some steps only, the last one excepted."""
+    _, p2p = draw(pipe, [Replace(TARGET), Replace(LASAGNE)], noise(0, 1))
+    control = p2p.masks.control
+    control.masks = [torch.ones(3, 2, 1, 8, 8, dtype=torch.bool).tril(6) for _ in range(4)]
+    assert not mask_notices(control)
+    for step in (0, 2):
+        control.masks[step][2, 1] = False
+    control.masks[1][2, 1] = True
+    control.masks[1][1, 0] = True
+    assert mask_notices(control) == [
+        "LocalBlend's mask of target 1, image 0 is full: nothing is kept at 1 of 4 blended steps.",
+        "LocalBlend's mask of target 2, image 1 is empty: the source is returned at 2 of 4 blended steps.",
+        "LocalBlend's mask of target 2, image 1 is full: nothing is kept at 1 of 4 blended steps.",
+    ]
 
 
 def test_a_long_prompt_is_drawn_in_the_reference_behaviours_alone(pipe):
@@ -206,6 +291,28 @@ def test_a_picture_depends_on_its_own_prompt_edit_and_seed(pipe, edits, seeds):
     assert torch.equal(noise(*seeds)[1], noise(seeds[1])[0])
     close(together[0][1:], source)
     close(together[-1][1:], alone)
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([*SOURCE.split(), "lasagne,", "(bnh)"]), min_size=1, max_size=6),
+    st.fixed_dictionaries({"cross_replace_steps": FRACTIONS, "self_replace_steps": FRACTIONS}),
+    st.integers(0, 99),
+)
+def test_identity_edits_are_plain_sampling(pipe, words, windows, seed):
+    prompt, start = " ".join(words), noise(seed)
+    weights = dict.fromkeys(words, 1.0)
+    edits = [
+        Replace(prompt, **windows),
+        Refine(prompt, **windows),
+        Reweight(None, weights, **windows),
+        Reweight(prompt, weights, over=Refine(prompt), **windows),
+    ]
+    pictures, p2p = draw(pipe, edits, start, source=prompt)
+    expected = plain(pipe, prompt, start)
+    for picture in pictures:
+        close(picture, expected)
+    assert len(pictures) == 5 and len(p2p.notices) == 4
 
 
 def test_the_table_of_behaviours_names_tests_that_exist():

@@ -101,6 +101,16 @@ def test_a_finished_cell_is_kept_and_overwrite_replaces_it(one, out):
     assert (folder / "record.json").stat().st_mtime_ns > first and cells.is_done(folder)
 
 
+def test_a_negative_prompt_acts_on_all_three_arms(one, out):
+    plain = run_cell(one, out / "run", [])
+    one.sampler.negative_prompt = "a burger"
+    kept_out = run_cell(one, out / "run", [])
+    assert kept_out != plain
+    for arm in cells.ARMS:
+        pictures = [(folder / cells.picture_file(0, arm)).read_bytes() for folder in (plain, kept_out)]
+        assert pictures[0] != pictures[1], arm
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": 1, "status": "done"}'])
 def test_a_corrupt_record_is_named_and_its_cell_drawn_again(one, out, damage, capsys):
     folder = run_cell(one, out / "run", [])

@@ -161,6 +161,7 @@ class Sampler:
     scheduler: str = MISSING
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    negative_prompt: str | None = None  # what to stay away from, in all three arms
 
 
 @dataclass
@@ -242,6 +243,8 @@ def to_train(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Train:
     train = _typed(cfg, Train, choices)
     if train.sample_num_inference_steps < 1:
         raise InputError("sample_num_inference_steps must be at least 1.")
+    if len(train.subjects) == 1:
+        raise InputError(f"subjects=[{train.subjects[0]}] names one subject; use subject={train.subjects[0]}.")
     for name in ("sample_every", "validation_every", "checkpoint_every"):
         if getattr(train, name) < 0:
             raise InputError(f"{name} must be 0 (never) or a number of steps, not {getattr(train, name)}.")
@@ -267,6 +270,11 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     _one_of("sampler.scheduler", sweep.sampler.scheduler, SCHEDULERS)
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
+    if sweep.sampler.negative_prompt and sweep.sampler.guidance_scale <= 1:
+        raise InputError(
+            f"sampler.negative_prompt does nothing without guidance (sampler.guidance_scale="
+            f"{sweep.sampler.guidance_scale:g}): set a guidance above 1, or leave the negative prompt out."
+        )
     if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds) or min(sweep.seeds) < 0:
         raise InputError(f"seeds={sweep.seeds} must be different numbers >= 0, for example seeds=[0,1,2,3].")
     return sweep

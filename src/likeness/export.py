@@ -98,13 +98,16 @@ def export_lora(run: Path, target: Path, record: dict[str, Any], dtype: str = "f
         end = "lora_down" if which in {"A", "down"} else "lora_up"
         tensors[f"{prefix}.{end}.weight"] = weight
         tensors[f"{prefix}.alpha"] = tensor(float(alpha))
-    about = _about(record, target)
+    about, second = _about(record, target), _is_second(record)
+    v_prediction = record["prediction_type"] == "v_prediction"
     subjects = record["identity"]["subjects"]
     metadata = {f"modelspec.{name}": value for name, value in about.items()} | {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(settings["lora_rank"]),
         "ss_network_alpha": str(float(alpha)),
-        "ss_base_model_version": "sd_v1",
+        "ss_base_model_version": f"sd_v2{'_v' if v_prediction else ''}" if second else "sd_v1",
+        "ss_v2": str(second),
+        "ss_sd_model_name": _name_of_base(record["model"]["source"]),
         "ss_output_name": target.stem,
         "ss_learning_rate": str(settings["learning_rate"]),
         "ss_max_train_steps": str(settings["num_train_steps"]),
@@ -163,15 +166,26 @@ def _about(record: dict[str, Any], target: Path) -> dict[str, str]:
     """Return the modelspec fields (sai_model_spec 1.0.1)."""
     subjects, side = record["identity"]["subjects"], str(record["resolution"])
     lora = record["identity"]["settings"]["method"] == "lora"
+    second = "v2-768-v" if record["prediction_type"] == "v_prediction" else "v2-512"
     return {
         "sai_model_spec": "1.0.1",
-        "architecture": f"stable-diffusion-v1{'/lora' if lora else ''}",
+        "architecture": f"stable-diffusion-{second if _is_second(record) else 'v1'}{'/lora' if lora else ''}",
         "implementation": "diffusers",
         "title": target.stem,
         "trigger_phrase": ", ".join(f"{s['identifier']} {s['class_word']}" for s in subjects),
         "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}[record["prediction_type"]],
         "resolution": f"{side}x{side}",
     }
+
+
+def _is_second(record: dict[str, Any]) -> bool:
+    """Say whether the base model is of the Stable Diffusion 2.x family; records of before it was noted do not know."""
+    return record.get("text_width") == OPENCLIP_WIDTH
+
+
+def _name_of_base(source: str) -> str:
+    """Return a hub id as it is, and of a folder or file its name alone, as kohya's scripts do."""
+    return source if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else Path(source).name
 
 
 def _frequency(captions: list[str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,13 +103,18 @@ def load_photos(
     """
     import torch
 
-    pictures = []
+    return torch.stack(list(each_picture(photos, resolution, crops=crops, flip=flip, seed=seed)))
+
+
+def each_picture(
+    photos: Sequence[Photo | Path], resolution: int, *, crops: int = 0, flip: bool = False, seed: int = 0
+) -> Iterator[torch.Tensor]:
+    """Yield what `load_photos` stacks one by one, so that many large photos are never all in memory."""
     for index, photo in enumerate(photos):
         image = open_photo(photo.path if isinstance(photo, Photo) else photo)
         keys = [(seed, index, crop) for crop in range(crops)] if crops else [None]
         for key, mirrored in itertools.product(keys, (False, True) if flip else (False,)):
-            pictures.append(to_tensor(crop_photo(image, resolution, key, mirrored)))
-    return torch.stack(pictures)
+            yield to_tensor(crop_photo(image, resolution, key, mirrored))
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -188,10 +193,7 @@ def class_images(
 
 def check_class_dir(folder: str | Path, count: int) -> list[Path]:
     """Return the first `count` pictures of a user's own class folder, or say what is wrong with it."""
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"class folder {folder} does not exist; leave it empty to have pictures drawn.")
-    images = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
+    images = _class_dir_images(folder)
     if len(images) < count:
         raise InputError(
             f"class folder {folder} holds {len(images)} pictures, num_class_images={count} are needed. "
@@ -201,6 +203,21 @@ def check_class_dir(folder: str | Path, count: int) -> list[Path]:
     if bad:
         raise InputError(f"class folder {folder}: cannot read {', '.join(bad)}. Remove or replace them.")
     return images[:count]
+
+
+def class_dir_hash(folder: str | Path, count: int) -> str:
+    """Hash the bytes of the first `count` pictures of a user's own class folder, in order (12 hex digits)."""
+    digest = hashlib.sha256()
+    for image in _class_dir_images(folder)[:count]:
+        digest.update(hashlib.sha256(image.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _class_dir_images(folder: str | Path) -> list[Path]:
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"class folder {folder} does not exist; leave it empty to have pictures drawn.")
+    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != "."]
 
 
 def make_folder(folder: Path) -> None:

@@ -7,8 +7,10 @@ text embeddings is cached only while it is not trained.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +20,9 @@ from torch import Tensor
 from likeness.dreambooth.settings import FRESH_CROPS, Concept, TrainSettings, has_prior
 from likeness.dreambooth.stream import CROP, DROPOUT, NOISE, OFFSET, POSTERIOR, TIMESTEPS, Stream
 from likeness.errors import InputError
-from likeness.subjects import crop_photo, load_photos, open_photo, photos_hash, seeded, to_tensor
+from likeness.subjects import crop_photo, each_picture, open_photo, photos_hash, seeded, to_tensor
 
-ENCODE_BATCH = 4  # pictures per VAE call; fixed, so that cached posteriors do not depend on memory
+ENCODE_BATCH = 4  # pictures per VAE call, and held at once; fixed, so that cached posteriors do not depend on memory
 
 
 @dataclass
@@ -87,21 +89,23 @@ class Batches:
         self.input_ids = tokenize(self.pipe.tokenizer, self.captions).to(self.device)
 
     def _load_pictures(self, cache_file: Path | None) -> None:
-        if not self.cached and self.settings.crops == FRESH_CROPS:
-            self.originals = [open_photo(photo.path) for photo in self.photos]
-        crops, flip = max(0, self.settings.crops), self.settings.flip
-        stored = read_posterior(cache_file) if self.cached and cache_file else None
+        if not self.cached:
+            if self.settings.crops == FRESH_CROPS:
+                self.originals = [open_photo(photo.path) for photo in self.photos]
+            self.pixels = torch.stack(list(self._pictures()))
+            return
+        stored = read_posterior(cache_file) if cache_file else None
         if stored is None:
-            pixels = load_photos(self.photos, self.resolution, crops=crops, flip=flip, seed=self.settings.seed)
-            if self.class_files:
-                pixels = torch.cat([pixels, load_photos(self.class_files, self.resolution)])
-            if not self.cached:
-                self.pixels = pixels
-                return
-            stored = encode(self.pipe.vae, pixels, self.device)
+            stored = encode(self.pipe.vae, self._pictures(), self.device)
             if cache_file:
                 write_posterior(stored, cache_file)
         self.posterior = Posterior(stored.mean.to(self.device), stored.std.to(self.device))
+
+    def _pictures(self) -> Iterator[Tensor]:
+        """Yield the rows of the instance table, then those of the class table, each when it is asked for."""
+        settings, crops = self.settings, max(0, self.settings.crops)
+        yield from each_picture(self.photos, self.resolution, crops=crops, flip=settings.flip, seed=settings.seed)
+        yield from each_picture(self.class_files, self.resolution)
 
     def cache_embeddings(self) -> None:
         """Embed every caption once; right as long as the text encoder is not trained any more."""
@@ -178,15 +182,15 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae, pixels: Tensor, device: torch.device) -> Posterior:
-    """Encode (n, 3, h, w) in [0, 1] in small fixed groups, in the VAE's precision, kept in float32.
+def encode(vae, pictures: Iterable[Tensor], device: torch.device) -> Posterior:
+    """Encode pictures (3, h, w) in [0, 1] in small fixed groups, in the VAE's precision, kept in float32.
 
     Also within a training step under autocast, so that uncached latents equal cached ones.
     """
-    means, stds = [], []
-    for group in pixels.split(ENCODE_BATCH):
+    means, stds, pictures = [], [], iter(pictures)
+    while group := list(itertools.islice(pictures, ENCODE_BATCH)):
         with torch.autocast(device.type, enabled=False):
-            posterior = vae.encode((group * 2 - 1).to(device, vae.dtype)).latent_dist
+            posterior = vae.encode((torch.stack(group) * 2 - 1).to(device, vae.dtype)).latent_dist
         means.append(posterior.mean.float())
         stds.append(posterior.std.float())
     return Posterior(torch.cat(means), torch.cat(stds))

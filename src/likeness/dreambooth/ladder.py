@@ -45,6 +45,15 @@ class Ladder:
                 "free some space and start the same command again."
             ) from error
 
+    def refuse_gaps(self, step: int) -> None:
+        """Refuse to go on after `step` without the weights of a rung up to there, of which the end could need any."""
+        gone = [self._file(rung).name for rung in self.steps if rung <= step and not self._file(rung).is_file()]
+        if gone:
+            raise InputError(
+                f"{self.folder} lacks {', '.join(gone)}, and the ladder cannot be finished without; put it back, or "
+                f"delete {self.folder.parent} to start anew."
+            )
+
     def climb(self, choose: Callable[[dict[int, dict[str, float]]], int], rows: dict[int, dict[str, float]]) -> int:
         """Have a rung chosen by the history, put its weights in place and return its step."""
         step = choose({k: row for k, row in rows.items() if k == 0 or k in self.steps})

@@ -125,6 +125,7 @@ class Loop:
             self.kept = f"{found.name} is kept"
             self.whole.add(found.name)
             self.run.notices.append(f"resumed from {found.name}")
+        self.processes.on_main(lambda: self.ladder.refuse_gaps(step))
         if self.processes.main:
             self.observer.start(step)
             if self.run.notices:
@@ -201,8 +202,8 @@ class Loop:
                 f"the loss is not a number at step {step + 1} (loss {losses[0].item()}, gradient "
                 f"{grad_norm.item()}). Stopped; {self.kept}. Lower the learning rate, or train in float32."
             )
-        factor = lr_factor(settings.lr_scheduler, step, settings.num_train_steps, settings.lr_warmup_steps)
-        trainable.set_rate(factor)
+        total, warmup = settings.num_train_steps, settings.lr_warmup_steps
+        trainable.set_rate(lr_factor(settings.lr_scheduler, step, total, warmup, settings.learning_rate))
         self.scaler.step(trainable.optimizer)
         self.scaler.update()
         trainable.optimizer.zero_grad(set_to_none=True)
@@ -299,6 +300,7 @@ class Loop:
             "device": self.processes.device.type,
             "resolution": run.resolution,
             "prediction_type": self.noise_scheduler.config.prediction_type,
+            "text_width": self.pipe.text_encoder.config.hidden_size,
         }
         finetuned.write_record(run.out, run.model, self.settings, about)
         self.ladder.remove()

@@ -10,6 +10,8 @@ import math
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from likeness.dreambooth.settings import POLYNOMIAL_END
+
 
 def dreambooth_loss(
     noise_pred: Float[Tensor, "b c h w"],
@@ -52,22 +54,32 @@ def min_snr_weights(
     return weights.nan_to_num(1.0).float()  # zero terminal SNR with epsilon: 0/0, whose limit is 1
 
 
-def lr_factor(name: str, step: int, total: int, warmup: int) -> float:
-    """Return the learning rate's factor at optimizer step `step` (from 0); a function of the step alone."""
+def lr_factor(name: str, step: int, total: int, warmup: int, learning_rate: float) -> float:
+    """Return the factor of every learning rate at optimizer step `step` (from 0); a function of the step alone.
+
+    As diffusers' `get_scheduler`, whose polynomial decay ends at a rate, so that its factor depends on
+    `learning_rate`; unlike there, warm-up is also done where the name does not say so.
+    """
     if step < warmup:
         return step / max(1, warmup)
-    left = (total - step) / max(1, total - warmup)
-    return _DECAYS[name](max(0.0, min(1.0, left)))
+    left = max(0.0, min(1.0, (total - step) / max(1, total - warmup)))
+    return _DECAYS[name](left, learning_rate)
 
 
-def _cosine(left: float) -> float:
+def _cosine(left: float, learning_rate: float) -> float:
     return 0.5 * (1 - math.cos(math.pi * left))
 
 
+def _polynomial(left: float, learning_rate: float) -> float:
+    """Decay with power 1 to POLYNOMIAL_END."""
+    end = POLYNOMIAL_END / learning_rate
+    return end + (1 - end) * left
+
+
 _DECAYS = {
-    "constant": lambda left: 1.0,
-    "constant_with_warmup": lambda left: 1.0,
-    "linear": lambda left: left,
+    "constant": lambda left, learning_rate: 1.0,
+    "constant_with_warmup": lambda left, learning_rate: 1.0,
+    "linear": lambda left, learning_rate: left,
     "cosine": _cosine,
-    "polynomial": lambda left: 1e-4 + (1 - 1e-4) * left,  # power 1, down to a ten-thousandth
+    "polynomial": _polynomial,
 }

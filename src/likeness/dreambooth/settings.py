@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 METHODS = ("full", "lora")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
+POLYNOMIAL_END = 1e-7  # learning rate at which lr_scheduler=polynomial ends, diffusers' lr_end
 PRECISIONS = ("no", "bf16", "fp16")
 FRESH_CROPS = -1  # value of `crops`: another random crop at every step
 _COMMON = """
@@ -255,6 +256,11 @@ def _check_settings(s: TrainSettings) -> None:
     for name in ("learning_rate", "max_grad_norm"):
         if not getattr(s, name) > 0:
             raise InputError(f"{name}={getattr(s, name)} must be above 0.")
+    if s.lr_scheduler == "polynomial" and s.learning_rate <= POLYNOMIAL_END:
+        raise InputError(
+            f"lr_scheduler=polynomial falls to a learning rate of {POLYNOMIAL_END:g} and learning_rate="
+            f"{s.learning_rate:g} is not above it; raise it, or choose lr_scheduler=linear."
+        )
     zero = (
         "lr_warmup_steps",
         "prior_loss_weight",

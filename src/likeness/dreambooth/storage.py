@@ -6,7 +6,6 @@ import contextlib
 import csv
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 
 from likeness.dreambooth.settings import Concept, TrainSettings
 from likeness.errors import InputError
-from likeness.subjects import make_folder, photos_hash
+from likeness.subjects import class_dir_hash, make_folder, photos_hash
 
 FORMAT = 1
 SETTINGS = "settings.json"
@@ -47,7 +46,7 @@ def identity(model_id: str, concepts: list[Concept], settings: TrainSettings) ->
                 "class_word": c.class_word,
                 "instance_prompt": c.instance_prompt,
                 "class_prompts": list(c.class_prompts),
-                "class_pictures": _folder_hash(c.class_dir) if c.class_dir else None,
+                "class_pictures": class_dir_hash(c.class_dir, settings.num_class_images) if c.class_dir else None,
                 "photos": photos_hash(c.photos),
                 "captions": [c.caption(photo) for photo in c.photos],
             }
@@ -176,14 +175,6 @@ class History:
 
 def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
-
-
-def _folder_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).expanduser().iterdir()):
-        if file.is_file():
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:12]
 
 
 def _replace_folder(fresh: Path, target: Path) -> None:

@@ -21,8 +21,10 @@ def replace_mapper(tokenizer: Any, source: str, target: str, behaviour: str = "c
     """Return M (77, 77), source token by target token, for prompts with equally many words.
 
     A swapped word of n tokens hands its maps to a word of m tokens: one to one where n = m, else every target
-    token takes 1/m of the sum. Rows sum to 1. The reference behaviours misplace all tokens after the last
-    swapped word when n differs from m. Raises ValueError for different word counts.
+    token takes 1/m of the sum. Rows sum to 1. Punctuation before and after a word goes to punctuation: a new mark
+    takes nothing (its column is 0), a dropped one's map goes to the word. The reference behaviours count marks among
+    the word's tokens, and misplace all tokens after the last swapped word when n differs from m. Raises ValueError
+    for different word counts.
     """
     positions = tokenizer.model_max_length
     if behaviour != "corrected":
@@ -32,7 +34,7 @@ def replace_mapper(tokenizer: Any, source: str, target: str, behaviour: str = "c
     mapper = torch.zeros(positions, positions)
     mapper[0, 0] = 1
     for word in range(len(a.words)):
-        hand_over(mapper, a.word_tokens(word), b.word_tokens(word))
+        _hand_over_word(mapper, a.word_tokens(word), b.word_tokens(word))
     mapper[len(a.ids) - 1, len(b.ids) - 1] = 1
     hand_over_padding(mapper, len(a.ids), len(b.ids))
     return mapper
@@ -44,6 +46,17 @@ def _check_counts(a: Sequence[str], b: Sequence[str], source: str, target: str) 
             f"Replace needs prompts with the same number of words: source has {len(a)} ({source!r}), "
             f"target has {len(b)} ({target!r}). Use Refine (edit.operator=refine)."
         )
+
+
+def _hand_over_word(mapper: Tensor, source: Sequence[list[int]], target: Sequence[list[int]]) -> None:
+    """Hand over a word's maps apart from those of the marks around it; both as (before, itself, after)."""
+    (before, old, after), (new_before, new, new_after) = source, target
+    hand_over(mapper, old, new)
+    for marks, new_marks in ((before, new_before), (after, new_after)):
+        if marks and new_marks:
+            hand_over(mapper, marks, new_marks)
+        for mark in [] if new_marks else marks:
+            mapper[mark, new] = 1 / len(new)
 
 
 def hand_over(mapper: Tensor, source: list[int], target: list[int]) -> None:

@@ -125,14 +125,16 @@ def limit_notices(control: Control, layers: Sequence[Layer]) -> list[str]:
 
 
 def mask_notices(control: Control) -> list[str]:
-    """Say which pictures LocalBlend's last mask erased or did not limit at all."""
+    """Say in which pictures LocalBlend's mask erased the edit or did not limit it at all, and at how many steps."""
     if not control.masks:
         return []
-    notices = []
-    shares = control.masks[-1].float().mean((2, 3, 4))
+    notices, steps = [], len(control.masks)
+    shares = torch.stack([mask.float().mean((2, 3, 4)) for mask in control.masks]).tolist()
     for prompt in range(1, control.prompts):
-        for image, share in enumerate(shares[prompt].tolist()):
-            if share in (0.0, 1.0):
-                what = "is empty: the source is returned" if share == 0 else "is full: nothing is kept"
-                notices.append(f"LocalBlend's mask of target {prompt}, image {image} {what}.")
+        for image in range(control.images):
+            of_steps = [share[prompt][image] for share in shares]
+            for share, what in ((0.0, "is empty: the source is returned"), (1.0, "is full: nothing is kept")):
+                if share in of_steps:
+                    where = f"at {of_steps.count(share)} of {steps} blended steps"
+                    notices.append(f"LocalBlend's mask of target {prompt}, image {image} {what} {where}.")
     return notices

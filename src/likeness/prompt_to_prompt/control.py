@@ -44,6 +44,7 @@ class Control:
     masks: list[Tensor] = field(default_factory=list)
     injected: list[int] = field(default_factory=list)  # prompts that take the source's self-attention at this step
     changed: list[tuple[int, Coefficients]] = field(default_factory=list)  # prompts with edited cross-attention
+    attended: dict[int, Coefficients | None] = field(default_factory=dict)  # by target: what its recorded maps are
     calls: int = 0
 
     @property
@@ -66,6 +67,7 @@ class Control:
         self.injected = [1 + i for i, edit in enumerate(self.edits) if edit.injects_self(step)]
         parts = ((1 + i, edit.cross_at(step)) for i, edit in enumerate(self.edits))
         self.changed = [(prompt, part) for prompt, part in parts if part is not None]
+        self.attended = {1 + i: edit.attended_at(step) for i, edit in enumerate(self.edits)}
 
     def limit(self) -> int:
         """Return the largest number of pixels at which self-attention is injected."""
@@ -87,12 +89,11 @@ class Control:
     def record(self, layer: str, source: Tensor, own: dict[int, Tensor]) -> None:
         """Add head-averaged maps: of the source (i, q, t), and each target's own where they matter.
 
-        What is stored of a target are its edited maps, as in the reference.
+        What is stored of a target are its edited maps, as in the reference; corrected, before words are re-weighted.
         """
-        parts = dict(self.changed)
         kept = [source]
-        for prompt in range(1, self.prompts):
-            kept.append(edited_maps(source, own.get(prompt, source), parts.get(prompt)))
+        for prompt, part in self.attended.items():
+            kept.append(edited_maps(source, own.get(prompt, source), part))
         stacked = torch.stack(kept)
         self.maps[layer] = self.maps[layer] + stacked if layer in self.maps else stacked
 

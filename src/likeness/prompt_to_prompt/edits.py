@@ -36,14 +36,21 @@ class Edit:
         """Return (M (s, t), own (t,)): inside its window the edit is P_source @ M + P_target * own."""
         raise NotImplementedError
 
+    def attention(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
+        """Return the mapping of the maps that LocalBlend and the displays see: where words attend."""
+        return self.mapping(tokenizer, source, behaviour)
+
 
 @dataclass(frozen=True)
 class Replace(Edit):
-    """Swap words; source and target prompt have equally many ("Word Swap")."""
+    """Swap words; source and target prompt have equally many ("Word Swap").
+
+    A target token that takes no map of the source, such as a new comma, keeps its own, as in Refine.
+    """
 
     def mapping(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
         mapper = replace_mapper(tokenizer, source, self.target_prompt, behaviour)
-        return mapper, torch.zeros(len(mapper))
+        return mapper, (mapper.sum(0) == 0).float() if behaviour == "corrected" else torch.zeros(len(mapper))
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,15 @@ class Reweight(Edit):
         if self.over is not None:
             matrix, own = self.over.mapping(tokenizer, source, behaviour)
         else:
-            matrix = torch.eye(tokenizer.model_max_length)
-            own = torch.zeros(tokenizer.model_max_length)
+            matrix, own = as_source(tokenizer)
         factors = equalizer(tokenizer, target, self.weights, behaviour)
         return matrix * factors, own * factors
+
+    def attention(self, tokenizer: Any, source: str, behaviour: str) -> tuple[Tensor, Tensor]:
+        """Corrected: without the weights, which do not move a word, but may be 0 or negative."""
+        if behaviour != "corrected":
+            return self.mapping(tokenizer, source, behaviour)
+        return as_source(tokenizer) if self.over is None else self.over.attention(tokenizer, source, behaviour)
 
     def _check_target(self, tokenizer: Any, source: str, target: str) -> None:
         """Raise ValueError for a target prompt that is aligned with nothing: maps would go to words by position."""
@@ -97,6 +109,12 @@ class Reweight(Edit):
                 f"Reweight of {target!r} takes its maps from {with_what} {aligned!r}, which reads otherwise: leave "
                 "target_prompt out (None), or say how the prompts match with over=Replace(...) or over=Refine(...)."
             )
+
+
+def as_source(tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """Return the mapping (M, own) under which every token takes the source's map at its place."""
+    positions = tokenizer.model_max_length
+    return torch.eye(positions), torch.zeros(positions)
 
 
 def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, Any], behaviour: str = "corrected") -> Tensor:
@@ -146,15 +164,22 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Compiled:
-    """An edit spelled out for a number of steps; `cross[step]` is None where cross-attention is left alone."""
+    """An edit spelled out for a number of steps; `cross[step]` is None where cross-attention is left alone.
+
+    `attended` holds the same for the maps that masks and displays see.
+    """
 
     target_prompt: str
     cross: list[Coefficients | None]
+    attended: list[Coefficients | None]
     self_steps: tuple[int, int]
     idle_weights: bool = False  # a re-weighted token is outside of its window at every step
 
     def cross_at(self, step: int) -> Coefficients | None:
         return self.cross[step] if step < len(self.cross) else None
+
+    def attended_at(self, step: int) -> Coefficients | None:
+        return self.attended[step] if step < len(self.attended) else None
 
     def injects_self(self, step: int) -> bool:
         return self.self_steps[0] <= step < self.self_steps[1]
@@ -185,22 +210,28 @@ def compile_edit(
     The two counts differ for PNDM only (51 and 50); corrected windows are fractions of the evaluations.
     """
     target = target_of(edit, source)
-    matrix, own = edit.mapping(tokenizer, source, behaviour)
     count = evaluations if behaviour == "corrected" else num_inference_steps
     alphas = cross_alphas(tokenizer, target, edit.cross_replace_steps, count, behaviour)
-    by_row: dict[bytes, Coefficients | None] = {}
-    cross = []
-    for alpha in alphas[:evaluations]:
-        key = alpha.numpy().tobytes()
-        if key not in by_row:
-            found = coefficients(matrix, own, alpha)
-            by_row[key] = None if found is None else found.to(device)
-        cross.append(by_row[key])
-    idle = False
+    cross = step_by_step(edit.mapping(tokenizer, source, behaviour), alphas[:evaluations], device)
+    attended, idle = cross, False
     if isinstance(edit, Reweight):
+        attended = step_by_step(edit.attention(tokenizer, source, behaviour), alphas[:evaluations], device)
         weighted = equalizer(tokenizer, target, edit.weights, behaviour) != 1
         idle = bool((alphas[:evaluations, weighted] == 0).all(0).any())
-    return Compiled(target, cross, self_window(edit.self_replace_steps, count, behaviour), idle)
+    return Compiled(target, cross, attended, self_window(edit.self_replace_steps, count, behaviour), idle)
+
+
+def step_by_step(mapping: tuple[Tensor, Tensor], alphas: Tensor, device: Any) -> list[Coefficients | None]:
+    """Return the coefficients of a mapping at every step of alphas (steps, t); equal ones share their tensors."""
+    by_row: dict[bytes, Coefficients | None] = {}
+    steps = []
+    for alpha in alphas:
+        key = alpha.numpy().tobytes()
+        if key not in by_row:
+            found = coefficients(*mapping, alpha)
+            by_row[key] = None if found is None else found.to(device)
+        steps.append(by_row[key])
+    return steps
 
 
 def coefficients(matrix: Tensor, own: Tensor, alpha: Tensor) -> Coefficients | None:

@@ -13,7 +13,10 @@ from likeness.prompt_to_prompt.words import need, read_prompt
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Cross-attention maps averaged over steps, heads and the layers nearest 256 pixels; edited maps of targets."""
+    """Cross-attention maps averaged over steps, heads and the layers nearest 256 pixels.
+
+    Those of targets are edited, but not re-weighted; in the reference behaviours they are re-weighted too.
+    """
 
     control: Control
     tokenizer: Any

@@ -50,6 +50,7 @@ class PromptToPrompt:
         self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
         self._installed: frozenset[str] = frozenset()
+        self._sharing: Any = None  # the scheduler whose step draws the same noise for source and targets
         self._compiled: tuple[Any, ...] = ()
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
@@ -112,16 +113,30 @@ class PromptToPrompt:
 
     def _before_unet(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See each UNet evaluation come. Timesteps are not read: on a GPU that would wait for it."""
-        timesteps = self.pipe.scheduler.timesteps
+        timesteps, sample = self.pipe.scheduler.timesteps, args[0] if args else kwargs["sample"]
         if timesteps is not self._timesteps:
-            self._begin(args[0] if args else kwargs["sample"], len(timesteps))
+            self._begin(sample, len(timesteps))
             self._timesteps = timesteps
         elif self._awaited:
             raise ValueError(
                 "the pipeline does not report its steps: call it as pipe(**p2p.inputs, ...), so that it gets "
                 "Prompt-to-Prompt's callback_on_step_end."
             )
+        else:
+            context = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+            self._follow_guidance(len(sample), len(context))
         self._awaited = True
+
+    def _follow_guidance(self, latents: int, embeddings: int) -> None:
+        """See whether a callback switched classifier-free guidance off or on, which halves or doubles the batch."""
+        control = self.control
+        control.guided = bool(self.pipe.do_classifier_free_guidance)
+        if latents != embeddings or latents != control.prompts * control.images * (2 if control.guided else 1):
+            raise ValueError(
+                f"the batch changed while sampling: {latents} latents, {embeddings} prompt embeddings, with guidance "
+                f"{'on' if control.guided else 'off'}, for {control.prompts} prompts x {control.images} images. A "
+                "callback that switches guidance off has to return prompt_embeds.chunk(2)[-1] too."
+            )
 
     def _begin(self, sample: Tensor, evaluations: int) -> None:
         guided = bool(self.pipe.do_classifier_free_guidance)
@@ -146,6 +161,7 @@ class PromptToPrompt:
         self.control.begin(rows, guided, size, chosen)
         self._notice(limit_notices(self.control, self.layers))
         self._install()
+        self._share_noise(self.pipe.scheduler)
 
     def _after_step(self, pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
         control = self.control
@@ -187,8 +203,17 @@ class PromptToPrompt:
         control = self.control
         self._swap(layer.name for layer in self.layers if control.acts_on(layer, pixels(layer, control.size)))
 
+    def _share_noise(self, scheduler: Any) -> None:
+        """Let the scheduler that draws share its noise for the length of a sampling; None puts it back."""
+        if self._sharing is not None:
+            del self._sharing.step
+            self._sharing = None
+        if scheduler is not None and solver.draws_noise(scheduler):
+            scheduler.step, self._sharing = solver.with_shared_noise(scheduler.step, len(self.prompts)), scheduler
+
     def _restore(self) -> None:
         self._swap(())
+        self._share_noise(None)
 
     def _close(self) -> None:
         self._restore()

@@ -86,9 +86,8 @@ class EditedAttention:
     def _record(self, attn: Any, query: Tensor, key: Tensor) -> None:
         """Keep head-averaged maps; a target's own only where the edit leaves some of it."""
         control = self.control
-        own, parts = {}, dict(control.changed)
-        for prompt in range(1, control.prompts):
-            part = parts.get(prompt)
+        own = {}
+        for prompt, part in control.attended.items():
             if part is None or part.own is not None:
                 rows = control.rows(prompt)
                 own[prompt] = head_average(attn, query[rows], key[rows])

@@ -1,12 +1,17 @@
-"""Multistep samplers remember earlier steps; LocalBlend has to blend that memory too.
+"""What a sampler holds beside the latents: a memory of earlier steps, and noise that it draws.
 
-Without it the kept region of a target would be pulled by its own past. The reference blends the latents only.
+LocalBlend has to blend the memory too, or the kept region of a target would be pulled by its own past; the reference
+blends the latents only. The noise has to be one image's, the same for source and targets, as their first one is.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from likeness.prompt_to_prompt.blend import mix
@@ -34,3 +39,28 @@ def _mixed(value: Any, masks: Tensor) -> Any:
     if isinstance(value, Tensor) and value.ndim == 4 and len(value) == masks.shape[0] * masks.shape[1]:
         return mix(value, masks)
     return value
+
+
+def draws_noise(scheduler: Any) -> bool:
+    """Say whether a pipeline's `eta` makes this scheduler draw noise at every step."""
+    return "eta" in inspect.signature(scheduler.step).parameters
+
+
+def with_shared_noise(step: Callable[..., Any], prompts: int) -> Callable[..., Any]:
+    """Return DDIM's `step` drawing one noise per image, not one per row (prompt, image), where eta > 0.
+
+    The noise is that of a plain sampling of the images with the same generator; of a list of generators, one per
+    row, those of the source draw.
+    """
+
+    @wraps(step)  # pipelines look at its parameters
+    def shared(model_output: Tensor, timestep: Any, sample: Tensor, eta: float = 0.0, **options: Any) -> Any:
+        if eta > 0 and options.get("variance_noise") is None:
+            images = len(model_output) // prompts
+            generator = options.pop("generator", None)
+            generator = generator[:images] if isinstance(generator, list) else generator
+            noise = randn_tensor((images, *model_output.shape[1:]), generator, model_output.device, model_output.dtype)
+            options["variance_noise"] = noise.repeat(prompts, 1, 1, 1)
+        return step(model_output, timestep, sample, eta, **options)
+
+    return shared

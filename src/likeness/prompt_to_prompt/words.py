@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-# A run of letters, one digit, a run of anything else, or an English contraction: as CLIP splits text.
-PIECE = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\w\s]|_)+", re.IGNORECASE)
+# A run of letters, one digit, a run of anything else, or the letters of an English contraction, wherever they stand
+# ("o's" in "o'sullivan"): as CLIP splits text.
+PIECE = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\w\s]|_)+", re.IGNORECASE)
+# Apostrophes and hyphens that people and their keyboards do not tell apart.
+ALIKE = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-"})
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A word, digit or run of punctuation: lower-case text, its tokens [start, end), the word it belongs to."""
+    """A word, digit or run of punctuation: folded text, its tokens [start, end), the word it belongs to."""
 
     text: str
     start: int
@@ -34,9 +39,17 @@ class Prompt:
     words: tuple[str, ...]
     pieces: tuple[Piece, ...]
 
-    def word_tokens(self, word: int) -> list[int]:
-        """Return the token positions of one white-space separated word."""
-        return [t for piece in self.pieces if piece.word == word for t in range(piece.start, piece.end)]
+    def word_tokens(self, word: int) -> tuple[list[int], list[int], list[int]]:
+        """Return the token positions of one white-space separated word: punctuation before it, itself, and after.
+
+        A word of punctuation alone ("&") is the word itself.
+        """
+        pieces = [piece for piece in self.pieces if piece.word == word]
+        spoken = [i for i, piece in enumerate(pieces) if not is_punctuation(piece.text)]
+        first, last = (spoken[0], spoken[-1] + 1) if spoken else (0, len(pieces))
+        parts = pieces[:first], pieces[first:last], pieces[last:]
+        before, itself, after = ([t for piece in part for t in range(piece.start, piece.end)] for part in parts)
+        return before, itself, after
 
 
 def read_prompt(tokenizer: Any, text: str) -> Prompt:
@@ -51,12 +64,12 @@ def read_prompt(tokenizer: Any, text: str) -> Prompt:
         raise ValueError(
             f"the prompt {text!r} has {len(ids)} tokens with start and end; the model reads {longest}. Shorten it."
         )
-    words, pieces, position = tuple(text.split()), [], 1
+    words, pieces, position = tuple(composed(text).split()), [], 1
     alone = ids_alone(tokenizer, words)
     for index, word in enumerate(words):
         for part in _parts(word, alone):
             length = len(alone[part])
-            pieces.append(Piece(part.casefold(), position, position + length, index))
+            pieces.append(Piece(folded(part), position, position + length, index))
             position += length
     if position != len(ids) - 1:
         raise ValueError(f"cannot tell which tokens the words of {text!r} became; use plain words.")
@@ -107,20 +120,53 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
+def composed(text: str) -> str:
+    """Return the text with each letter and its accent as one character, as CLIP reads it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def folded(text: str) -> str:
+    """Return the text as it is compared: case, the form of accents and of apostrophes do not matter."""
+    return composed(text).casefold().translate(ALIKE)
+
+
+def is_punctuation(text: str) -> bool:
+    """Say whether a text holds nothing but punctuation; an emoji is none."""
+    return all(c in string.punctuation or unicodedata.category(c).startswith("P") for c in text)
+
+
+def bare(phrase: str) -> str:
+    """Return a phrase without the punctuation and spaces around it; "" if there is nothing else."""
+    kept = [i for i, character in enumerate(phrase) if not (character.isspace() or is_punctuation(character))]
+    return phrase[kept[0] : kept[-1] + 1] if kept else ""
+
+
 def locate(prompt: Prompt, phrase: str) -> list[int]:
     """Return the token positions of every occurrence of a word or phrase, [] if there is none.
 
-    Case does not matter, nor does punctuation around the phrase; a phrase may span words ("keanu reeves").
+    Neither case matters, nor how accents and apostrophes are written, nor punctuation around the phrase; a phrase
+    may span words ("keanu reeves"). Punctuation that belongs to a token, as in an added "<toy>", is looked for too.
     """
-    wanted = [p.casefold() for word in phrase.split() for p in PIECE.findall(word)]
-    while len(wanted) > 1 and not wanted[-1][-1].isalnum():
-        wanted.pop()
+    as_given = " ".join(folded(phrase).split())
+    if any(piece.text == as_given for piece in prompt.pieces):
+        return _occurrences(prompt, as_given)
+    return _occurrences(prompt, bare(as_given)) or _occurrences(prompt, as_given)
+
+
+def _occurrences(prompt: Prompt, wanted: str) -> list[int]:
+    """Return the token positions of a folded text wherever it begins and ends with a piece."""
+    text, starts, ends = "", {}, {}
+    for index, piece in enumerate(prompt.pieces):
+        text += " " if index and piece.word != prompt.pieces[index - 1].word else ""
+        starts[len(text)] = piece.start
+        text += piece.text
+        ends[len(text)] = piece.end
     found: set[int] = set()
-    texts = [piece.text for piece in prompt.pieces]
-    for first in range(len(texts) - len(wanted) + 1 if wanted else 0):
-        if texts[first : first + len(wanted)] == wanted:
-            last = prompt.pieces[first + len(wanted) - 1]
-            found.update(range(prompt.pieces[first].start, last.end))
+    at = text.find(wanted) if wanted else -1
+    while at >= 0:
+        if at in starts and at + len(wanted) in ends:
+            found.update(range(starts[at], ends[at + len(wanted)]))
+        at = text.find(wanted, at + 1)
     return sorted(found)
 
 

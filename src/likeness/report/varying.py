@@ -27,6 +27,7 @@ DRAWING = {
     "sampler.scheduler": "sampler",
     "sampler.num_inference_steps": "sampling steps",
     "sampler.guidance_scale": "guidance",
+    "sampler.negative_prompt": "negative prompt",
 }  # these decide the pictures of re-prompting too
 NAMES = DRAWING | EDITING
 

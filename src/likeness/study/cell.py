@@ -14,6 +14,7 @@ from likeness import dreambooth, models
 from likeness.config import AXES, Sweep, to_plain, train_of
 from likeness.errors import InputError
 from likeness.study import cells, environment, failures, place, progress
+from likeness.study.idle import refuse_idle
 from likeness.study.plan import EditPlan, plan_edit
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
     if sweep.dry_run:
         from likeness.study.dry_run import dry_run
 
+        refuse_idle(sweep, overrides)
         dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides))
         return None
     started, cell, drawn = time.perf_counter(), None, False
@@ -68,6 +70,7 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
     """Check all that has to be there, cheapest first, and return the cell that can be drawn."""
     from likeness import metrics
 
+    refuse_idle(sweep, overrides)
     plan = plan_edit(sweep)
     models.check_available(place.model_source(sweep.model))
     metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True)

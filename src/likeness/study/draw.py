@@ -125,6 +125,7 @@ def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
         local_blend=local_blend(plan, sweep.edit),
         store_attention=sweep.show_attention,
         images_per_prompt=len(seeds),
+        negative_prompt=sweep.sampler.negative_prompt,
         self_replace_resolution=sweep.edit.self_replace_resolution,
         num_inference_steps=sweep.sampler.num_inference_steps,
     ) as p2p:
@@ -151,8 +152,10 @@ def _plain(pipe, sweep: Sweep, prompt: str, seeds: list[int], cache: PictureCach
     if missing:
         started = time.perf_counter()
         latents = seeded_latents(missing, latent_shape(pipe, sweep.model.resolution))
+        negative = sweep.sampler.negative_prompt
         latents = pipe(
             [prompt] * len(missing),
+            negative_prompt=None if negative is None else [negative] * len(missing),
             latents=latents.to(pipe.device, pipe.unet.dtype),
             num_inference_steps=sweep.sampler.num_inference_steps,
             guidance_scale=sweep.sampler.guidance_scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
 from likeness.study import ladder, place, progress, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
+from likeness.study.idle import refuse_idle
 from likeness.study.world import refuse_known_identifiers, world_notices
 
 
@@ -34,8 +36,12 @@ class _Job:
         return "+".join(s.name for s in self.subjects)
 
 
-def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
-    """Train what the configuration asks for and return its folder; resumes or returns at once if it is there."""
+def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] = ()) -> Path:
+    """Train what the configuration asks for and return its folder; resumes or returns at once if it is there.
+
+    `overrides`: what was typed, of which nothing may be in vain.
+    """
+    refuse_idle(train, overrides)
     job = _job(train, subjects)
     health, missing = _health(job)
     say(world_notices(train, job.subjects) + missing)
@@ -54,7 +60,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject]) -> Path:
             device=train.device,
             on_event=lambda event: _forward(event, run),
             probe_samples=health and (lambda samples: _probe(health, samples, job.folder, run)),
-            choose_step=lambda rows: ladder.score(rows).knee,
+            choose_step=lambda rows: ladder.score(ladder.rows_of(rows, job.settings.rungs)).knee,
         )
         if is_main_process():
             _show_outcome(job, result, run, run_dir)
@@ -107,7 +113,7 @@ def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path)
     (run_dir / "model.txt").write_text(f"{job.folder.resolve()}\n", encoding="utf-8")
     run.summary(result.values)
     if job.settings.ladder:
-        _show_ladder(job, run)
+        _show_ladder(job, result.steps, run)
     who = ", ".join(f"{s.identifier} {s.class_word}" for s in job.subjects)
     write_training_report(job.folder, f"{who} on {job.train.model.name}: {result.steps} steps")
     lora = job.settings.method == "lora"  # by its folder's name, under which editing runs look for it
@@ -167,10 +173,12 @@ def _probe(health: Health, samples: dreambooth.Samples, folder: Path, run) -> di
     return values
 
 
-def _show_ladder(job: _Job, run) -> None:
+def _show_ladder(job: _Job, kept: int, run) -> None:
     """Print, store and track the scores of the checkpoints and the one that was kept."""
     history = storage.History(job.folder / "history.csv", job.settings.num_train_steps).numbers()
-    scored = ladder.score({step: history[step] for step in (0, *job.settings.rungs)})
+    scored = ladder.score(ladder.rows_of(history, job.settings.rungs))
+    if scored.knee != kept:  # the model was made by a version that scored otherwise
+        scored = replace(scored, knee=kept, notices=[f"scored as now, step {scored.knee} would be kept."])
     ladder.write_csv(scored, job.folder / "ladder.csv")
     run.table("ladder", *ladder.table(scored))
     run.summary({"ladder/knee": scored.knee})

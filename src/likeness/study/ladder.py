@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from likeness.errors import InputError
+
 Rows = dict[int, dict[str, float]]
 
 
@@ -34,6 +36,7 @@ COSTS = (
     Score("bleeding", ("other_bleed_identity", "other_bleed_dino", "other_bleed_clip_i"), -1, 0.05),
 )
 LOWER_IS_BETTER = frozenset({"subject_identity_distance"})
+TIE = 6  # decimals to which two rungs that are equally good agree
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,29 @@ class Ladder:
     notices: list[str]
 
 
+def rows_of(history: Rows, steps: Sequence[int]) -> Rows:
+    """Return the rows of the base model and of every rung, or say which are gone."""
+    wanted = (0, *steps)
+    if gone := [str(step) for step in wanted if step not in history]:
+        raise InputError(
+            f"history.csv lacks step {', '.join(gone)}, so the ladder cannot be scored; put the file back, or delete "
+            "the model's folder to start anew."
+        )
+    return {step: history[step] for step in wanted}
+
+
 def score(rows: Rows) -> Ladder:
-    """Score the base model (step 0) and every rung, and choose the knee; several subjects are averaged."""
-    rows = {step: _pooled(row) for step, row in sorted(rows.items())}
-    used = {s: next((n for n in s.names if all(n in row for row in rows.values())), None) for s in (IDENTITY, *COSTS)}
-    assert used[IDENTITY], f"no measure of likeness in {sorted(rows[0])}"
+    """Score the base model (step 0) and every rung, and choose the knee; several subjects are averaged.
+
+    Of rungs that are equally good the shortest training is chosen.
+    """
+    rows = _pooled(dict(sorted(rows.items())))
+    used = {s: next((n for n in s.names if n in rows[0]), None) for s in (IDENTITY, *COSTS)}
+    if used[IDENTITY] is None:
+        raise InputError(
+            f"the ladder cannot be scored: history.csv holds none of {', '.join(IDENTITY.names)} as a number at every "
+            "checkpoint and every subject; look at the pictures in samples/, and train with schedule=long."
+        )
     likeness = _signed(rows, used[IDENTITY], IDENTITY)
     gains = _normalised([v - likeness[0] for v in likeness], IDENTITY.scale)
     costs = [
@@ -74,27 +95,42 @@ def score(rows: Rows) -> Ladder:
         Rung(step, {label: row[name] for label, name in columns.items()}, gain, cost)
         for (step, row), gain, cost in zip(rows.items(), gains, mean, strict=True)
     ]
-    knee = max(rungs[1:], key=lambda rung: (rung.gain - rung.cost, -rung.step))
-    return Ladder(rungs, knee.step, columns, _notices(rungs, knee))
+    knee = max(rungs[1:], key=lambda rung: (round(rung.gain - rung.cost, TIE), -rung.step))
+    absent = [s.label for s, name in used.items() if name is None]
+    return Ladder(rungs, knee.step, columns, [*_notices(rungs, knee), *map(_not_scored, absent)])
 
 
 def _notices(rungs: list[Rung], knee: Rung) -> list[str]:
     if max(rung.gain for rung in rungs[1:]) <= 0:
         return ["no checkpoint is nearer to the subject than the base model: train longer or at a higher rate."]
-    if knee is rungs[-1] and len(rungs) > 2:
+    if len(rungs) == 2:
+        return ["there is one checkpoint and so nothing to choose from: raise schedule.ladder."]
+    if knee is rungs[-1]:
         return ["the knee is the last checkpoint, so the best may lie beyond it: raise schedule.num_train_steps."]
-    if len(rungs) > 2 and knee is rungs[1]:
+    if knee is rungs[1]:
         return ["the knee is the first checkpoint, so the best may lie before it: lower schedule.num_train_steps."]
     return []
 
 
-def _pooled(row: dict[str, float]) -> dict[str, float]:
-    """Return health numbers by their bare name, the mean over subjects."""
-    found: dict[str, list[float]] = {}
-    for name, value in row.items():
-        if name.startswith("health/"):
-            found.setdefault(name.rsplit("/", 1)[-1], []).append(value)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+def _not_scored(label: str) -> str:
+    return f"{label} was not measured at every checkpoint and is no part of the cost."
+
+
+def _pooled(rows: Rows) -> Rows:
+    """Return health numbers by their bare name, the mean over subjects; only those that all rows have of all subjects.
+
+    A mean over other subjects in another row would be a change that nobody's pictures show.
+    """
+    shared = [name for name in rows[0] if name.startswith("health/") and all(name in row for row in rows.values())]
+    by_name: dict[str, list[str]] = {}
+    for name in shared:
+        by_name.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    subjects = max(map(len, by_name.values()), default=0)
+    whole = {bare: names for bare, names in by_name.items() if len(names) == subjects}
+    return {
+        step: {bare: sum(row[n] for n in names) / subjects for bare, names in whole.items()}
+        for step, row in rows.items()
+    }
 
 
 def _signed(rows: Rows, name: str, score: Score) -> list[float]:
@@ -142,6 +178,7 @@ def print_ladder(ladder: Ladder, title: str) -> None:
         shown.add_row(*texts, "<- knee" if row[-1] else "", style="bold" if row[-1] else None)
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(shown)
-    print("  " + ", ".join(f"{label}: {name}" for label, name in ladder.columns.items()))
+    lower = {name: " (lower is nearer)" for name in LOWER_IS_BETTER}
+    print("  " + ", ".join(f"{label}: {name}{lower.get(name, '')}" for label, name in ladder.columns.items()))
     for notice in ladder.notices:
         print(f"note: {notice}")

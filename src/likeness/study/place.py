@@ -13,7 +13,7 @@ from likeness.config import Model, PriorClass, Subject, Sweep, Train, slug
 from likeness.dreambooth import storage
 from likeness.dreambooth.settings import PRECISIONS
 from likeness.errors import InputError
-from likeness.subjects import Photo, find_photos, photos_hash
+from likeness.subjects import Photo, class_dir_hash, find_photos, photos_hash
 
 EMBEDDED_PHOTOS = "embedded:"
 
@@ -90,7 +90,8 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     """Return where the fine-tuned model of this configuration lives, trained or not.
 
     The readable part names model, subject, prior class, method and schedule; the hash covers every value of
-    those groups, the photos and, for the embedded model, the weights, so other settings never collide.
+    those groups, the bytes of the photos, of a class folder of one's own and of a base model on this machine, so
+    other settings never collide. A hub model is named by its id and revision.
     """
     chosen = subjects or [config.subject]
     model = asdict(config.model)
@@ -116,8 +117,11 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
         "method": asdict(config.method),
         "schedule": asdict(config.schedule),
     }
-    if config.model.source == "embedded":
-        identity["weights"] = models.weights_id(model_source(config.model))
+    if config.prior_class.folder:
+        identity["class_pictures"] = class_dir_hash(config.prior_class.folder, config.prior_class.num_class_images)
+    base = model_source(config.model)
+    if models.locate(base)[0] != "hub":
+        identity["weights"] = models.weights_id(base)
     who = "+".join(slug(s.name) for s in chosen)
     parts = (
         who,
