@@ -19,12 +19,16 @@ from likeness.report.parquet import write_parquet
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.spreadsheet import write_rows
 from likeness.report.table import success
+from likeness.report.varying import columns, told_apart
 from likeness.report.weights import weight_curves, weight_markdown
 
 
 def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
-    """Return one row per picture of all cells: its results.csv row, the cell and its backbones."""
-    rows = [{"cell": cell.folder.name, **row, "backbones": cell.backbones} for cell in cells for row in cell.rows]
+    """Return one row per picture of all cells: its results.csv row, the cell, its settings and its backbones."""
+    rows = []
+    for cell in cells:
+        settings = columns(cell)
+        rows += [{"cell": cell.folder.name, **settings, **row, "backbones": cell.backbones} for row in cell.rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name, "") for name in names} for row in rows]
 
@@ -49,6 +53,7 @@ def markdown(cells: Sequence[CellResult]) -> str:
     The first has success, LPIPS and its paired difference; p-values are corrected over each table (Holm).
     """
     parts = []
+    cells = told_apart(cells)
     for backbones, members in measured_alike(cells).items():
         corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in members])
         lines = [

@@ -28,6 +28,7 @@ class CellResult:
     summary: dict[str, Any]
     rows: list[dict[str, str]]
     settings: str = ""  # what sets it apart from other cells beside what was asked; see varying.told_apart
+    twin: str = ""  # of its folder's name, where another cell has the same settings too
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class CellResult:
         values = [self.axes.get(axis) for axis in AXES]
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None]
         asked = " ".join(shown) or self.record["target_prompt"]
-        return f"{asked}, {self.settings}" if self.settings else asked
+        return ", ".join(filter(None, (asked, self.settings, self.twin and f"cell {self.twin}")))
 
     @property
     def name(self) -> str:
