@@ -153,8 +153,9 @@ def weights_in_words(curves: Sequence[Curve]) -> list[Markup]:
         (low, least), *_, (high, most) = shown.items()
         rises = "rises with every step of" if curve.rising else "does not rise with every step of"
         rank = "" if curve.rank is None else f", median rank correlation over seeds {curve.rank:+.2f}"
+        name = f"{curve.subject}, {curve.settings}" if curve.settings else curve.subject
         said = "{}: what is read of <em>{}</em> {} its weight, from {:.2f} at {:g} to {:.2f} at {:g} (n = {}{})."
-        sentences.append(Markup(said).format(curve.subject, curve.word, rises, least, low, most, high, curve.n, rank))
+        sentences.append(Markup(said).format(name, curve.word, rises, least, low, most, high, curve.n, rank))
     return sentences
 
 
