@@ -39,33 +39,38 @@ class Seed:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything the page shows of one cell."""
+    """Everything the page shows of one cell; `more` seeds are only in its folder."""
 
     number: int
     cell: CellResult
     facets: dict[str, str]
     link: str
     seeds: list[Seed]
+    more: int
     words: list[tuple[str, list[Picture]]]
     masks: list[Picture]
     metrics: list[dict[str, Any]]
     replay: str
 
 
-def make_card(cell: CellResult, number_: int, page: Path, thumbnails: Thumbnails) -> Card:
-    """Return a cell's card; links are relative to the folder `page`, and its pictures are noted for thumbnails."""
+def make_card(cell: CellResult, number_: int, page: Path, thumbnails: Thumbnails, most_seeds: int) -> Card:
+    """Return a cell's card; links are relative to the folder `page`, and its pictures are noted for thumbnails.
 
+    Of more than `most_seeds` seeds the first are shown.
+    """
     link = relative(cell.folder, page)
 
     def picture(name: str, text: str, note: str = "") -> Picture:
         return Picture(thumbnails.add(cell.folder, name), f"{link}/{quote(name)}", text, note)
 
+    shown = seeds(cell, picture, most_seeds)
     return Card(
         number=number_,
         cell=cell,
         facets=facets(cell),
         link=link,
-        seeds=seeds(cell, picture),
+        seeds=shown,
+        more=len({row["seed"] for row in cell.rows}) - len(shown),
         words=words(cell, picture),
         masks=[picture(path.name, f"mask, {path.stem[5:]}") for path in sorted(cell.folder.glob("mask-*.png"))],
         metrics=metric_rows(cell),
@@ -97,13 +102,13 @@ def facets(cell: CellResult) -> dict[str, str]:
     return {k: "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for k, v in found.items()}
 
 
-def seeds(cell: CellResult, picture: Callable[..., Picture]) -> list[Seed]:
-    """Return the cell's pictures by seed, in the order of its rows."""
+def seeds(cell: CellResult, picture: Callable[..., Picture], most: int) -> list[Seed]:
+    """Return the cell's pictures of its first seeds, in the order of its rows."""
     by_seed: dict[int, dict[str, dict[str, str]]] = {}
     for row in cell.rows:
         by_seed.setdefault(int(row["seed"]), {})[row["arm"]] = row
     found = []
-    for seed, rows in by_seed.items():
+    for seed, rows in list(by_seed.items())[:most]:
         arms = {
             arm: picture(rows[arm]["image"], f"{arm}, seed {seed}", "" if arm == "source" else outcome(rows[arm]))
             for arm in ARMS

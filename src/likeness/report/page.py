@@ -26,7 +26,7 @@ from likeness.report.differences import Plot, difference_plot
 from likeness.report.metric_names import STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, measured_alike, pooled, read_cells
-from likeness.report.thumbnails import Thumbnails
+from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
 from likeness.report.varying import told_apart
 from likeness.report.weights import Curve, weight_curves, weight_table
 
@@ -47,12 +47,15 @@ class Group:
     tables: list[Table] = field(default_factory=list)
 
 
-def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
-    """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links."""
+def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE) -> Path:
+    """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links.
+
+    Thumbnails and the seeds shown of each cell are chosen so that it stays below `size` bytes.
+    """
     done, failed = read_cells(cells)
     done = told_apart(done)
-    thumbnails = Thumbnails()
-    cards = [make_card(cell, at, out.parent, thumbnails) for at, cell in enumerate(done)]
+    thumbnails, most = Thumbnails(size), seeds_shown(len(done), size)
+    cards = [make_card(cell, at, out.parent, thumbnails, most) for at, cell in enumerate(done)]
     pictures, places = thumbnails.encode()
     script = part_of_page("page.js")
     page = template().render(
@@ -62,6 +65,7 @@ def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
         groups=[make_group(backbones, members, done) for backbones, members in measured_alike(done).items()],
         cards=cards,
         failed=failed,
+        most_seeds=most if any(card.more for card in cards) else None,
         filters=filters(cards),
         index=[index_entry(card) for card in cards],
         pictures=pictures,
