@@ -8,6 +8,7 @@ from cells_on_disk import write_cell
 
 from likeness import results
 from likeness.report.effects import effects, effects_table, structure_verdict
+from likeness.report.page import write_report
 from likeness.report.records import measured_alike, pairs, pooled, read_cells
 
 
@@ -66,15 +67,30 @@ def test_pairs_are_made_by_seed_whatever_the_order_of_the_rows(cells):
 
 
 def test_the_verdict_is_said_only_where_the_interval_says_so(cells, tmp_path):
-    assert structure_verdict(effects(cells)).startswith("P2P keeps more structure than re-prompting")
+    word, sentence = structure_verdict(effects(cells))
+    assert word == "more" and sentence.startswith("P2P keeps more structure than re-prompting")
     swapped = add_structure(write_cell(tmp_path, "worse"), [0.5, 0.6, 0.4, 0.7], [0.1, 0.2, 0.1, 0.2])
-    assert "keeps less structure" in structure_verdict(effects(read_cells([swapped])[0]))
+    assert "keeps less structure" in structure_verdict(effects(read_cells([swapped])[0]))[1]
     undecided = add_structure(write_cell(tmp_path, "open"), [0.1, 0.6, 0.1, 0.7], [0.5, 0.2, 0.4, 0.2])
     constant = add_structure(write_cell(tmp_path, "constant"), [0.1] * 4, [0.5] * 4)
     for folder in (undecided, constant):
         done, _ = read_cells([folder])
-        assert structure_verdict(effects(done)) is None and "keeps" not in results.markdown(done)
+        assert structure_verdict(effects(done))[0] == "open" and "keeps" not in results.markdown(done)
     assert "P2P keeps more structure" in results.markdown(cells)
+
+
+def test_report_and_table_judge_structure_by_the_same_metric(tmp_path):
+    lost = {"with_": [0.5, 0.6, 0.4, 0.7], "without": [0.1, 0.2, 0.1, 0.2]}  # against what LPIPS says
+    folder = add_structure(write_cell(tmp_path, "one", lpips=(0.2, 0.5)), **lost)
+    done, _ = read_cells([folder])
+    _, sentence = structure_verdict(effects(done))
+    assert "keeps less structure" in sentence and sentence in results.markdown(done)
+    assert sentence in write_report([folder], tmp_path / "report.html", "t").read_text(encoding="utf-8")
+    bare = write_cell(tmp_path, "bare", lpips=(0.2, 0.5))  # no structure distance: LPIPS decides, for both
+    _, sentence = structure_verdict(effects(read_cells([bare])[0]))
+    assert "keeps more structure" in sentence and "LPIPS" in sentence
+    assert sentence in results.markdown(read_cells([bare])[0])
+    assert sentence in write_report([bare], tmp_path / "report.html", "t").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_page_claims_structure_only_where_the_interval_does(tmp_path):
     sure = Page(write_report([write_cell(tmp_path, "sure")], tmp_path / "sure.html", "t"))
     undecided = write_cell(tmp_path, "undecided", lpips=(0.3, 0.3), spread=0.5)
     open_ = Page(write_report([undecided], tmp_path / "open.html", "t"))
-    assert "keeps more of the source" in sure.text and "not measurably" not in sure.text
+    assert "keeps more structure" in sure.text and "not measurably" not in sure.text
     assert "does not measurably keep more" in open_.text
 
 

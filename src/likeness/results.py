@@ -71,8 +71,9 @@ def markdown(cells: Sequence[CellResult]) -> str:
         found = effects(members)
         if found:
             lines += ["", effects_table(found)]
-        if verdict := structure_verdict(found):
-            lines += ["", verdict]
+        verdict = structure_verdict(found)
+        if verdict and verdict[0] != "open":
+            lines += ["", verdict[1]]
         if curves := weight_curves(members):
             lines += ["", weight_markdown(curves)]
         parts.append("\n".join([*lines, "", f"Measured with {backbones}."]))

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from likeness.metrics.statistics import decided, holm
-from likeness.report.metric_names import interval, named, number, verdict
+from likeness.metrics.statistics import holm
+from likeness.report.metric_names import DISTANCES, KEPT, STRUCTURE, interval, named, number, verdict
 from likeness.report.records import CellResult, direction_of, pooled
 
-STRUCTURE = ("dino_structure", "clip_structure")  # whichever the suite has
-METRICS = ("edit_success", "clip_t", *STRUCTURE, "lpips", "head_shift_px")
+METRICS = ("edit_success", "clip_t", *DISTANCES, STRUCTURE, "head_shift_px")
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,27 @@ def effects_table(found: Sequence[Effect]) -> str:
     return "\n".join(lines)
 
 
-def structure_verdict(found: Sequence[Effect]) -> str | None:
-    """Return a sentence on whether Prompt-to-Prompt keeps more structure overall; None unless the interval says so."""
-    for effect in found:
-        if effect.group == "overall" and effect.metric in STRUCTURE and decided(effect.difference):
-            word = "more" if effect.difference["mean"] < 0 else "less"
-            return (
-                f"P2P keeps {word} structure than re-prompting: {named(effect.metric)} differs by "
-                f"{interval(effect.metric, effect.difference)}, n = {effect.difference['n']} pairs of "
-                f"{effect.difference['independent']} source pictures."
-            )
-    return None
+def overall(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
+    """Return the overall entry of each metric."""
+    return {effect.metric: effect.entry for effect in found if effect.group == "overall"}
+
+
+def structure_verdict(found: Sequence[Effect]) -> tuple[str, str] | None:
+    """Return "more", "less" or "open", and the sentence on how much structure Prompt-to-Prompt keeps overall.
+
+    The first metric of KEPT that was measured decides, in the report and everywhere else; None where none was.
+    """
+    entries = overall(found)
+    metric = next((name for name in KEPT if name in entries), None)
+    if metric is None:
+        return None
+    difference = entries[metric]["difference"]
+    word = {"better": "more", "worse": "less"}.get(verdict(difference, "lower"), "open")
+    kept = "does not measurably keep more" if word == "open" else f"keeps {word}"
+    return word, (
+        f"P2P {kept} structure than re-prompting: {named(metric)} differs by "
+        f"{interval(metric, difference)}, n = {difference['n']} pairs of {difference['independent']} source pictures."
+    )
 
 
 def escaped(text: object) -> str:

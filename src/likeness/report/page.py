@@ -19,19 +19,21 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from markupsafe import escape as shielded
 
 from likeness.report.cards import Card, make_card
 from likeness.report.comparisons import Table, cell_table, group_table
 from likeness.report.differences import Plot, difference_plot
-from likeness.report.metric_names import STRUCTURE, interval, named, number, verdict
+from likeness.report.effects import Effect, effects, overall, structure_verdict
+from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
-from likeness.report.records import CellResult, Failed, measured_alike, pooled, read_cells
+from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
 from likeness.report.varying import told_apart
 from likeness.report.weights import Curve, weight_curves, weight_table
 
-TILED = ("edit_success", STRUCTURE, "dino_structure", "clip_structure")  # the large numbers at the top
-PLOTTED = (STRUCTURE, "edit_success", "dino_structure", "clip_structure", "lpips_outside_rendered", "clip_t",
+TILED = ("edit_success", STRUCTURE, *DISTANCES)  # the large numbers at the top
+PLOTTED = (STRUCTURE, "edit_success", *DISTANCES, "lpips_outside_rendered", "clip_t",
            "clip_dir", "ssim", "head_shift_px", "identity_shift")  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     """Return words, plots and tables over cells measured alike."""
     at = {id(cell): number for number, cell in enumerate(done)}
     numbers = [at[id(cell)] for cell in members]
-    found = {metric: entry for metric in TILED if (entry := pooled(members, metric))}
+    changes = effects(members)
     curves = weight_curves(members)
     tables = [weight_table(curves)] if curves else []
     for axis in ("edit", "subject", "style"):
@@ -119,31 +121,24 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
             tables.append(group_table(f"Per {axis}", members, lambda cell, axis=axis: cell.axes.get(axis) or "–"))
     plots = [plot for metric in PLOTTED if (plot := difference_plot(members, numbers, metric))]
     drawn = Markup(scatter(members, numbers))
-    words = in_words(found) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
-    return Group(backbones, words, tiles(found, members), drawn, plots, [*tables, cell_table(members, numbers)])
+    words = in_words(changes) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
+    return Group(
+        backbones, words, tiles(overall(changes), members), drawn, plots, [*tables, cell_table(members, numbers)]
+    )
 
 
-def in_words(found: dict[str, dict[str, Any]]) -> list[Markup]:
+def in_words(changes: Sequence[Effect]) -> list[Markup]:
     """Say in two sentences what the numbers say; computed, not chosen, and sure only where the interval is."""
     sentences = []
-    if happened := found.get("edit_success"):
+    if happened := overall(changes).get("edit_success"):
         sentences.append(
             Markup(
                 'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures with Prompt-to-Prompt and '
                 'in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
             ).format(happened["with"], happened["difference"]["n"], happened["without"])
         )
-    if lost := found.get(STRUCTURE):
-        words = {
-            "better": "keeps more of the source",
-            "worse": "keeps less of the source",
-            "open": "does not measurably keep more of the source",
-        }
-        sentences.append(
-            Markup("Prompt-to-Prompt {}: LPIPS differs by {}.").format(
-                words[verdict(lost["difference"], "lower")], interval(STRUCTURE, lost["difference"])
-            )
-        )
+    if kept := structure_verdict(changes):
+        sentences.append(shielded(kept[1]))
     return sentences
 
 
@@ -175,7 +170,8 @@ def tiles(found: dict[str, dict[str, Any]], cells: Sequence[CellResult]) -> list
             "verdict": verdict(entry["difference"], directions.get(metric, "neutral")),
             "n": str(entry["difference"]["n"]),
         }
-        for metric, entry in found.items()
+        for metric in TILED
+        if (entry := found.get(metric))
     ]
 
 
