@@ -5,11 +5,13 @@ import json
 
 import pytest
 from cells_on_disk import write_cell
+from markupsafe import escape
 
 from likeness import results
+from likeness.report.comparisons import OVER, TITLES, as_markdown, group_table
 from likeness.report.effects import effects, effects_table, structure_verdict
 from likeness.report.page import write_report
-from likeness.report.records import measured_alike, pairs, pooled, read_cells
+from likeness.report.records import count_pairs, count_sources, measured_alike, pairs, pooled, read_cells
 
 
 def add_structure(folder, with_, without):
@@ -53,8 +55,34 @@ def test_overall_by_edit_and_by_subject_with_holm_over_the_table(cells):
     assert overall.difference["n"] == 12 and overall.difference["independent"] == 8
     ps = sorted(e.difference["p"] for e in found)
     assert min(e.corrected for e in found) == pytest.approx(min(1, ps[0] * len(found)))
-    table = effects_table(found)
+    table = as_markdown(effects_table(found))
     assert "| overall | structure distance, paperdoll CLIP ↓ | 12 | 8 |" in table and "| better |" in table
+
+
+def test_means_and_difference_count_every_source_picture_once(cells):
+    for metric in ("lpips", "clip_structure", "edit_success"):
+        entry = pooled(cells, metric)  # two edits of tuki's pictures, one of bnh's
+        assert entry["with"] - entry["without"] == pytest.approx(entry["difference"]["mean"])
+    tuki, bnh = (pooled(members, "lpips")["with"] for members in (cells[:2], cells[2:]))
+    assert pooled(cells, "lpips")["with"] == pytest.approx((tuki + bnh) / 2)
+    assert count_sources(cells) == 8 and count_pairs(cells) == 12
+    assert OVER in results.markdown(cells)
+
+
+def test_the_page_shows_the_same_table_with_effect_sizes_and_p_explained(cells, tmp_path):
+    text = write_report([cell.folder for cell in cells], tmp_path / "report.html", "t").read_text(encoding="utf-8")
+    table = effects_table(effects(cells))
+    size, p = (table.columns.index(name) for name in ("effect d", "p (Holm)"))
+    for line in table.lines:
+        assert f'<td data-order="{line.values[size].order}">{line.values[size].text}</td>' in text
+        assert f'<td data-order="{line.values[p].order}">{line.values[p].text}</td>' in text
+    for column in ("effect d", "p (Holm)", "effect d of LPIPS", "p of LPIPS (Holm)", "sources"):
+        assert f'<button type="button" title="{escape(TITLES[column])}">{column}</button>' in text
+    assert OVER in text and "pairs of 8 source pictures" in text
+    assert "of 12 pictures (edits of 8 source pictures, each counted once)" in text
+    per_subject = group_table("Per subject", cells, lambda cell: cell.axes["subject"])
+    at = per_subject.columns.index("sources")
+    assert [line.values[at].text for line in per_subject.lines] == ["4", "4"]
 
 
 def test_pairs_are_made_by_seed_whatever_the_order_of_the_rows(cells):

@@ -8,10 +8,11 @@ from cells_on_disk import write_cell
 
 from likeness import results
 from likeness.errors import InputError
+from likeness.report.comparisons import as_markdown
 from likeness.report.page import write_report
 from likeness.report.records import pooled, read_cells
 from likeness.report.settings_map import trade
-from likeness.report.weights import weight_curves, weight_markdown
+from likeness.report.weights import weight_curves, weight_table
 
 PROMPT = "tuki under a blossom tree"
 
@@ -53,7 +54,7 @@ def test_the_amount_by_weight_and_its_rank_correlation(folders):
     assert curve.amounts == pytest.approx({-2.0: 0.9, 0.0: 0.2, 1.0: 0.25, 4.0: 0.425})
     assert curve.rising, "negative weights are shown, not judged"
     assert curve.rank == 1.0, "three seeds rise, one falls: the median"
-    assert "| tuki | blossom | 4 | 0.900 | 0.200 | 0.250 | 0.425 | yes | +1.00 |" in weight_markdown([curve])
+    assert "| tuki | blossom | 4 | 0.900 | 0.200 | 0.250 | 0.425 | yes | +1.00 |" in as_markdown(weight_table([curve]))
 
 
 def test_a_curve_that_does_not_rise_says_so(tmp_path):

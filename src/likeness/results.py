@@ -12,7 +12,8 @@ from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
-from likeness.report.effects import effects, effects_table, escaped, structure_verdict
+from likeness.report.comparisons import OVER, as_markdown, escaped
+from likeness.report.effects import effects, effects_table, structure_verdict
 from likeness.report.folders import cells_under
 from likeness.report.metric_names import interval
 from likeness.report.parquet import write_parquet
@@ -20,7 +21,7 @@ from likeness.report.records import CellResult, Failed, measured_alike, read_cel
 from likeness.report.spreadsheet import write_rows
 from likeness.report.table import success
 from likeness.report.varying import columns, told_apart
-from likeness.report.weights import weight_curves, weight_markdown
+from likeness.report.weights import weight_curves, weight_table
 
 
 def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
@@ -70,12 +71,12 @@ def markdown(cells: Sequence[CellResult]) -> str:
             )
         found = effects(members)
         if found:
-            lines += ["", effects_table(found)]
+            lines += ["", as_markdown(effects_table(found)), "", OVER]
         verdict = structure_verdict(found)
         if verdict and verdict[0] != "open":
             lines += ["", verdict[1]]
         if curves := weight_curves(members):
-            lines += ["", weight_markdown(curves)]
+            lines += ["", as_markdown(weight_table(curves))]
         parts.append("\n".join([*lines, "", f"Measured with {backbones}."]))
     return "\n\n".join(parts)
 

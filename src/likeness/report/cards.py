@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from likeness.metrics.statistics import holm
 from likeness.report.commands import replay_command, seed_command
+from likeness.report.comparisons import judged
 from likeness.report.metric_names import STRUCTURE, interval, named, number
 from likeness.report.records import CellResult
 from likeness.report.thumbnails import Thumbnails
@@ -147,15 +149,22 @@ def words(cell: CellResult, picture: Callable[..., Picture]) -> list[tuple[str, 
 
 
 def metric_rows(cell: CellResult) -> list[dict[str, Any]]:
-    """Return the metrics of a cell: with, without, the paired difference and what it was measured with."""
-    return [
-        {
-            "name": named(name, cell.record["directions"].get(name, "neutral")),
-            "with": number(name, entry["with"]),
-            "without": number(name, entry["without"]),
-            "difference": interval(name, entry["difference"]),
-            "n": entry["difference"]["n"],
-            "backbone": cell.record["backbones"].get(name, ""),
-        }
-        for name, entry in cell.summary["metrics"].items()
-    ]
+    """Return the metrics of a cell: both arms, the paired difference with its effect size and p, the backbone."""
+    metrics = cell.summary["metrics"]
+    corrected = holm([entry["difference"].get("p") for entry in metrics.values()])
+    rows = []
+    for (name, entry), p in zip(metrics.items(), corrected, strict=True):
+        effect, p_value = judged(entry["difference"], p)
+        rows.append(
+            {
+                "name": named(name, cell.record["directions"].get(name, "neutral")),
+                "with": number(name, entry["with"]),
+                "without": number(name, entry["without"]),
+                "difference": interval(name, entry["difference"]),
+                "effect": effect.text,
+                "p": p_value.text,
+                "n": entry["difference"]["n"],
+                "backbone": cell.record["backbones"].get(name, ""),
+            }
+        )
+    return rows

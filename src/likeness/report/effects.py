@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from likeness.metrics.statistics import holm
+from likeness.report.comparisons import Line, Table, Value, judged, text
 from likeness.report.metric_names import DISTANCES, KEPT, STRUCTURE, interval, named, number, verdict
 from likeness.report.records import CellResult, direction_of, pooled
 
@@ -48,23 +49,34 @@ def effects(cells: Sequence[CellResult], metrics: Sequence[str] = METRICS) -> li
     return [Effect(*row, p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def effects_table(found: Sequence[Effect]) -> str:
-    """Return the effects as a Markdown table; `n` pairs from `sources` source pictures."""
-    lines = [
-        "| over | metric | n | sources | with / without | difference [95 %] | effect d | p (Holm) | with P2P |",
-        "|---|---|---|---|---|---|---|---|---|",
+def effects_table(found: Sequence[Effect]) -> Table:
+    """Return the effects as a table; `n` pairs from `sources` source pictures, over which everything else is."""
+    columns = [
+        "over",
+        "metric",
+        "n",
+        "sources",
+        "with / without",
+        "difference [95 %]",
+        "effect d",
+        "p (Holm)",
+        "with P2P",
     ]
+    lines = []
     for effect in found:
         difference, metric = effect.difference, effect.metric
-        arms = " / ".join(number(metric, effect.entry[arm]) for arm in ("with", "without"))
-        size = "–" if difference["effect"] is None else f"{difference['effect']:+.2f}"
-        p = "–" if effect.corrected is None else f"{effect.corrected:.3f}"
-        judged = {"open": "–"}.get(word := verdict(difference, effect.direction), word)
-        lines.append(
-            f"| {escaped(effect.group)} | {named(metric, effect.direction)} | {difference['n']} "
-            f"| {difference['independent']} | {arms} | {interval(metric, difference)} | {size} | {p} | {judged} |"
-        )
-    return "\n".join(lines)
+        arms = tuple(number(metric, effect.entry[arm]) for arm in ("with", "without"))
+        word = verdict(difference, effect.direction)
+        values = [text(effect.group), text(named(metric, effect.direction))]
+        values += [Value(str(difference[count]), difference[count]) for count in ("n", "independent")]
+        values += [
+            Value("", effect.entry["with"], arms=arms),
+            Value(interval(metric, difference), difference["mean"], verdict=word),
+            *judged(difference, effect.corrected),
+            Value("–" if word == "open" else word, word, verdict=word),
+        ]
+        lines.append(Line(None, values))
+    return Table("What Prompt-to-Prompt changed", columns, lines, words=2)
 
 
 def overall(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
@@ -88,8 +100,3 @@ def structure_verdict(found: Sequence[Effect]) -> tuple[str, str] | None:
         f"P2P {kept} structure than re-prompting: {named(metric)} differs by "
         f"{interval(metric, difference)}, n = {difference['n']} pairs of {difference['independent']} source pictures."
     )
-
-
-def escaped(text: object) -> str:
-    """Return a text that stays in its cell of a Markdown table."""
-    return " ".join(str(text).replace("|", "\\|").split())

@@ -22,9 +22,9 @@ from markupsafe import Markup
 from markupsafe import escape as shielded
 
 from likeness.report.cards import Card, make_card
-from likeness.report.comparisons import Table, cell_table, group_table
+from likeness.report.comparisons import OVER, TITLES, Table, cell_table, group_table
 from likeness.report.differences import Plot, difference_plot
-from likeness.report.effects import Effect, effects, overall, structure_verdict
+from likeness.report.effects import Effect, effects, effects_table, overall, structure_verdict
 from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
@@ -65,6 +65,8 @@ def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE)
         question=question(done),
         meta=meta(done, failed),
         groups=[make_group(backbones, members, done) for backbones, members in measured_alike(done).items()],
+        over=OVER,
+        titles=TITLES,
         cards=cards,
         failed=failed,
         most_seeds=most if any(card.more for card in cards) else None,
@@ -115,7 +117,8 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     numbers = [at[id(cell)] for cell in members]
     changes = effects(members)
     curves = weight_curves(members)
-    tables = [weight_table(curves)] if curves else []
+    tables = [effects_table(changes)] if changes else []
+    tables += [weight_table(curves)] if curves else []
     for axis in ("edit", "subject", "style"):
         if len({cell.axes.get(axis) for cell in members}) > 1:
             tables.append(group_table(f"Per {axis}", members, lambda cell, axis=axis: cell.axes.get(axis) or "–"))
@@ -131,11 +134,13 @@ def in_words(changes: Sequence[Effect]) -> list[Markup]:
     """Say in two sentences what the numbers say; computed, not chosen, and sure only where the interval is."""
     sentences = []
     if happened := overall(changes).get("edit_success"):
+        n, independent = happened["difference"]["n"], happened["difference"]["independent"]
+        sources = "" if n == independent else f" (edits of {independent} source pictures, each counted once)"
         sentences.append(
             Markup(
-                'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures with Prompt-to-Prompt and '
-                'in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
-            ).format(happened["with"], happened["difference"]["n"], happened["without"])
+                'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures{} with Prompt-to-Prompt '
+                'and in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
+            ).format(happened["with"], n, sources, happened["without"])
         )
     if kept := structure_verdict(changes):
         sentences.append(shielded(kept[1]))
@@ -169,6 +174,7 @@ def tiles(found: dict[str, dict[str, Any]], cells: Sequence[CellResult]) -> list
             "difference": interval(metric, entry["difference"]),
             "verdict": verdict(entry["difference"], directions.get(metric, "neutral")),
             "n": str(entry["difference"]["n"]),
+            "sources": str(entry["difference"]["independent"]),
         }
         for metric in TILED
         if (entry := found.get(metric))

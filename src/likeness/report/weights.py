@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from likeness.metrics.statistics import median_rank_correlation
 from likeness.report.comparisons import Line, Table, Value, text
-from likeness.report.effects import escaped
 from likeness.report.records import CellResult, values
 
 
@@ -82,11 +81,3 @@ def weight_table(curves: Sequence[Curve]) -> Table:
         n = Value(str(curve.n), curve.n)
         lines.append(Line(None, [*words, n, *shown, text("yes" if curve.rising else "no"), rank]))
     return Table("How much is drawn, by weight", columns, lines, words=len(told))
-
-
-def weight_markdown(curves: Sequence[Curve]) -> str:
-    """Return the same as a Markdown table."""
-    table = weight_table(curves)
-    lines = [[escaped(value.text) for value in line.values] for line in table.lines]
-    rows = [table.columns, ["---"] * len(table.columns), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
