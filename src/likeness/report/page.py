@@ -28,7 +28,9 @@ from likeness.report.effects import Effect, effects, effects_table, overall, str
 from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
+from likeness.report.settings_map import map_of
 from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
+from likeness.report.tradeoff_plot import draw_map
 from likeness.report.varying import told_apart
 from likeness.report.weights import Curve, weight_curves, weight_table
 
@@ -46,25 +48,28 @@ class Group:
     tiles: list[dict[str, str]]
     scatter: Markup
     plots: list[Plot]
+    settings: Markup | None  # the map of those swept
     tables: list[Table] = field(default_factory=list)
 
 
 def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE) -> Path:
     """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links.
 
-    Thumbnails and the seeds shown of each cell are chosen so that it stays below `size` bytes.
+    Thumbnails and the seeds shown of each cell are chosen so that it stays below `size` bytes. Where cells sweep
+    windows or thresholds, the map of these settings is on the page and beside it, as map.svg.
     """
     done, failed = read_cells(cells)
     done = told_apart(done)
     thumbnails, most = Thumbnails(size), seeds_shown(len(done), size)
     cards = [make_card(cell, at, out.parent, thumbnails, most) for at, cell in enumerate(done)]
+    groups = [make_group(backbones, members, done) for backbones, members in measured_alike(done).items()]
     pictures, places = thumbnails.encode()
     script = part_of_page("page.js")
     page = template().render(
         title=title,
         question=question(done),
         meta=meta(done, failed),
-        groups=[make_group(backbones, members, done) for backbones, members in measured_alike(done).items()],
+        groups=groups,
         over=OVER,
         titles=TITLES,
         cards=cards,
@@ -79,10 +84,18 @@ def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE)
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(out)
+    maps = [group.settings for group in groups if group.settings]
+    for number_, drawn in enumerate(maps, 1):
+        replace_text(out.with_name("map.svg" if number_ == 1 else f"map-{number_}.svg"), drawn)
+    replace_text(out, page)
     return out
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a text in the place of a file at once."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def part_of_page(name: str) -> str:
@@ -125,9 +138,10 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     plots = [plot for metric in PLOTTED if (plot := difference_plot(members, numbers, metric))]
     drawn = Markup(scatter(members, numbers))
     words = in_words(changes) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
-    return Group(
-        backbones, words, tiles(overall(changes), members), drawn, plots, [*tables, cell_table(members, numbers)]
-    )
+    made = map_of(members)
+    settings = Markup(draw_map(made)) if made else None
+    tables.append(cell_table(members, numbers))
+    return Group(backbones, words, tiles(overall(changes), members), drawn, plots, settings, tables)
 
 
 def in_words(changes: Sequence[Effect]) -> list[Markup]:
