@@ -17,9 +17,9 @@ def flat(seed, arm):
 
 def write_cell(
     root, name, *, subject="tuki", target="cake", success=(1.0, 0.5), lpips=(0.2, 0.5), clip="clip@1", axes=None,
-    picture=flat, command=None, spread=0.01, **more
+    picture=flat, command=None, spread=0.01, count=4, **more
 ):  # fmt: skip
-    """Write a finished cell of four seeds and return its folder; `success` and `lpips` are (with, without).
+    """Write a finished cell of `count` seeds and return its folder; `success` and `lpips` are (with, without).
 
     `axes` go over those of a local edit, `picture(seed, arm)` draws, `spread` is LPIPS' deviation over
     seeds, `more` goes over the record.
@@ -29,13 +29,13 @@ def write_cell(
     rng = np.random.default_rng(len(name))
     values = {
         arm: {
-            "lpips": s + rng.normal(0, spread, 4),
-            "edit_success": np.repeat([1.0, 0.0], [round(4 * p), 4 - round(4 * p)]),
+            "lpips": s + rng.normal(0, spread, count),
+            "edit_success": np.repeat([1.0, 0.0], [round(count * p), count - round(count * p)]),
         }
         for arm, s, p in (("with", lpips[0], success[0]), ("without", lpips[1], success[1]))
     }  # fmt: skip
     rows = []
-    for seed in range(4):
+    for seed in range(count):
         for arm in ("source", "without", "with"):
             image = f"images/seed{seed:04d}-{arm}.png"
             picture(seed, arm).save(folder / image)
@@ -59,7 +59,7 @@ def write_cell(
                  **(axes or {})},
         "source_prompt": f"A painting of a {subject} eating a burger",
         "target_prompt": f"A painting of a {subject} eating a {target}",
-        "seeds": [0, 1, 2, 3], "backbones": {"lpips": "trunk@2", "edit_success": "probe@3", "clip_t": clip},
+        "seeds": list(range(count)), "backbones": {"lpips": "trunk@2", "edit_success": "probe@3", "clip_t": clip},
         "directions": {"lpips": "lower", "edit_success": "higher"},
         "command": command or shlex.join(["python", "sweep.py", f"target={target}"]),
         "environment": {"git": {"commit": "abcdef123456"}}, "timing": {}, "notices": [],
@@ -67,6 +67,6 @@ def write_cell(
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record))
     success_shares = {"with": success[0], "without": success[1]}
-    (folder / "summary.json").write_text(json.dumps({"n": 4, "metrics": metrics, "success": success_shares}))
+    (folder / "summary.json").write_text(json.dumps({"n": count, "metrics": metrics, "success": success_shares}))
     Image.new("RGB", (400, 300), (200, 200, 210)).save(folder / "grid.png")
     return folder

@@ -5,10 +5,13 @@ import json
 
 import pytest
 from cells_on_disk import write_cell
+from markupsafe import escape
 
 from likeness import results
+from likeness.report.comparisons import OVER, TITLES, as_markdown, group_table
 from likeness.report.effects import effects, effects_table, structure_verdict
-from likeness.report.records import measured_alike, pairs, pooled, read_cells
+from likeness.report.page import write_report
+from likeness.report.records import count_pairs, count_sources, measured_alike, pairs, pooled, read_cells
 
 
 def add_structure(folder, with_, without):
@@ -52,8 +55,34 @@ def test_overall_by_edit_and_by_subject_with_holm_over_the_table(cells):
     assert overall.difference["n"] == 12 and overall.difference["independent"] == 8
     ps = sorted(e.difference["p"] for e in found)
     assert min(e.corrected for e in found) == pytest.approx(min(1, ps[0] * len(found)))
-    table = effects_table(found)
+    table = as_markdown(effects_table(found))
     assert "| overall | structure distance, paperdoll CLIP ↓ | 12 | 8 |" in table and "| better |" in table
+
+
+def test_means_and_difference_count_every_source_picture_once(cells):
+    for metric in ("lpips", "clip_structure", "edit_success"):
+        entry = pooled(cells, metric)  # two edits of tuki's pictures, one of bnh's
+        assert entry["with"] - entry["without"] == pytest.approx(entry["difference"]["mean"])
+    tuki, bnh = (pooled(members, "lpips")["with"] for members in (cells[:2], cells[2:]))
+    assert pooled(cells, "lpips")["with"] == pytest.approx((tuki + bnh) / 2)
+    assert count_sources(cells) == 8 and count_pairs(cells) == 12
+    assert OVER in results.markdown(cells)
+
+
+def test_the_page_shows_the_same_table_with_effect_sizes_and_p_explained(cells, tmp_path):
+    text = write_report([cell.folder for cell in cells], tmp_path / "report.html", "t").read_text(encoding="utf-8")
+    table = effects_table(effects(cells))
+    size, p = (table.columns.index(name) for name in ("effect d", "p (Holm)"))
+    for line in table.lines:
+        assert f'<td data-order="{line.values[size].order}">{line.values[size].text}</td>' in text
+        assert f'<td data-order="{line.values[p].order}">{line.values[p].text}</td>' in text
+    for column in ("effect d", "p (Holm)", "effect d of LPIPS", "p of LPIPS (Holm)", "sources"):
+        assert f'<button type="button" title="{escape(TITLES[column])}">{column}</button>' in text
+    assert OVER in text and "pairs of 8 source pictures" in text
+    assert "of 12 pictures (edits of 8 source pictures, each counted once)" in text
+    per_subject = group_table("Per subject", cells, lambda cell: cell.axes["subject"])
+    at = per_subject.columns.index("sources")
+    assert [line.values[at].text for line in per_subject.lines] == ["4", "4"]
 
 
 def test_pairs_are_made_by_seed_whatever_the_order_of_the_rows(cells):
@@ -66,15 +95,30 @@ def test_pairs_are_made_by_seed_whatever_the_order_of_the_rows(cells):
 
 
 def test_the_verdict_is_said_only_where_the_interval_says_so(cells, tmp_path):
-    assert structure_verdict(effects(cells)).startswith("P2P keeps more structure than re-prompting")
+    word, sentence = structure_verdict(effects(cells))
+    assert word == "more" and sentence.startswith("P2P keeps more structure than re-prompting")
     swapped = add_structure(write_cell(tmp_path, "worse"), [0.5, 0.6, 0.4, 0.7], [0.1, 0.2, 0.1, 0.2])
-    assert "keeps less structure" in structure_verdict(effects(read_cells([swapped])[0]))
+    assert "keeps less structure" in structure_verdict(effects(read_cells([swapped])[0]))[1]
     undecided = add_structure(write_cell(tmp_path, "open"), [0.1, 0.6, 0.1, 0.7], [0.5, 0.2, 0.4, 0.2])
     constant = add_structure(write_cell(tmp_path, "constant"), [0.1] * 4, [0.5] * 4)
     for folder in (undecided, constant):
         done, _ = read_cells([folder])
-        assert structure_verdict(effects(done)) is None and "keeps" not in results.markdown(done)
+        assert structure_verdict(effects(done))[0] == "open" and "keeps" not in results.markdown(done)
     assert "P2P keeps more structure" in results.markdown(cells)
+
+
+def test_report_and_table_judge_structure_by_the_same_metric(tmp_path):
+    lost = {"with_": [0.5, 0.6, 0.4, 0.7], "without": [0.1, 0.2, 0.1, 0.2]}  # against what LPIPS says
+    folder = add_structure(write_cell(tmp_path, "one", lpips=(0.2, 0.5)), **lost)
+    done, _ = read_cells([folder])
+    _, sentence = structure_verdict(effects(done))
+    assert "keeps less structure" in sentence and sentence in results.markdown(done)
+    assert sentence in write_report([folder], tmp_path / "report.html", "t").read_text(encoding="utf-8")
+    bare = write_cell(tmp_path, "bare", lpips=(0.2, 0.5))  # no structure distance: LPIPS decides, for both
+    _, sentence = structure_verdict(effects(read_cells([bare])[0]))
+    assert "keeps more structure" in sentence and "LPIPS" in sentence
+    assert sentence in results.markdown(read_cells([bare])[0])
+    assert sentence in write_report([bare], tmp_path / "report.html", "t").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

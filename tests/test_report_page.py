@@ -22,7 +22,7 @@ from likeness.report.page import highlighted, write_report
 from likeness.report.records import direction_of, measured_alike, pooled, read_cells, values
 from likeness.report.settings_map import pareto
 from likeness.report.table import print_table
-from likeness.report.thumbnails import SIZES, Thumbnails, choose
+from likeness.report.thumbnails import HTML, HTML_OF_CELL, HTML_OF_PICTURE, SIZES, Thumbnails, choose
 
 LONG = "van gogh painting of a bnh keanu reeves wearing a pair of sunglasses in the jungle " * 3
 HOSTILE = '</script><img src=x onerror="document.title=1">{{ 7 * 7 }} \'"&<b>🦄'
@@ -134,7 +134,7 @@ def test_a_page_claims_structure_only_where_the_interval_does(tmp_path):
     sure = Page(write_report([write_cell(tmp_path, "sure")], tmp_path / "sure.html", "t"))
     undecided = write_cell(tmp_path, "undecided", lpips=(0.3, 0.3), spread=0.5)
     open_ = Page(write_report([undecided], tmp_path / "open.html", "t"))
-    assert "keeps more of the source" in sure.text and "not measurably" not in sure.text
+    assert "keeps more structure" in sure.text and "not measurably" not in sure.text
     assert "does not measurably keep more" in open_.text
 
 
@@ -176,7 +176,7 @@ def test_thumbnails_stay_in_their_budget_and_are_remembered(tmp_path, monkeypatc
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("images/*.png"))]
     largest = choose({folder: names}, 10**9)
     assert largest == SIZES[0] and choose({folder: names}, 12 * 1500) == SIZES[-1]
-    thumbnails = Thumbnails(budget=12 * 1500)
+    thumbnails = Thumbnails(HTML + HTML_OF_CELL + 13 * HTML_OF_PICTURE + 12 * 2000)
     for name in [*names, "images/missing.png"]:
         thumbnails.add(folder, name)
     pictures, places = thumbnails.encode()

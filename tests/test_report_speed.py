@@ -9,7 +9,7 @@ from PIL import Image
 
 from likeness.metrics import statistics
 from likeness.report.page import write_report
-from likeness.report.thumbnails import BUDGET, Thumbnails
+from likeness.report.thumbnails import PAGE, seeds_shown
 from likeness.study.gather import gather
 
 
@@ -25,14 +25,14 @@ def drawn(number, side):
     return picture
 
 
-def sweep_of(root, count, monkeypatch, side=128):
+def sweep_of(root, count, monkeypatch, side=128, seeds=4):
     """Write a run folder of `count` cells; the intervals of single cells are not computed, to save the test's time."""
     entry = {"n": 4, "independent": 4, "mean": -0.1, "low": -0.2, "high": -0.05, "p": 0.125, "effect": -1.0}
     monkeypatch.setattr("cells_on_disk.paired", lambda *_: entry)
     for number in range(count):
         folder = write_cell(
             root / "cells", f"cell{number}", subject=("tuki", "bnh")[number % 2], picture=drawn(number, side),
-            axes={"edit": ("local", "global", "refine")[number % 3], "style": f"style {number % 8}"},
+            count=seeds, axes={"edit": ("local", "global", "refine")[number % 3], "style": f"style {number % 8}"},
         )  # fmt: skip
         (root / "run" / str(number)).mkdir(parents=True)
         (root / "run" / str(number) / "cell.txt").write_text(f"{folder}\n")
@@ -53,11 +53,23 @@ def test_a_report_takes_its_share_of_20_s_for_a_thousand_cells(tmp_path, monkeyp
     assert first < 25 * 0.02 + 1.5 and again < 0.75 * first  # thumbnails are remembered
 
 
-def test_two_hundred_cells_stay_below_20_mb(tmp_path, monkeypatch):
-    run = sweep_of(tmp_path, 5, monkeypatch, side=256)  # a fortieth of the cells, of the budget, and of the page
-    monkeypatch.setattr("likeness.report.page.Thumbnails", lambda: Thumbnails(BUDGET // 40))
-    page = write_report([run.parent / "cells" / f"cell{i}" for i in range(5)], tmp_path / "report.html", "t")
-    assert 20e6 / 4 < 40 * page.stat().st_size < 20e6
+def test_two_hundred_cells_of_32_seeds_stay_below_20_mb(tmp_path, monkeypatch):
+    run = sweep_of(tmp_path, 5, monkeypatch, side=256, seeds=32)  # a fortieth of the cells, and of the page
+    folders = [run.parent / "cells" / f"cell{i}" for i in range(5)]
+    page = write_report(folders, tmp_path / "report.html", "t", size=PAGE // 40)
+    assert 20e6 / 2 < 40 * page.stat().st_size < 20e6
+    text = page.read_text(encoding="utf-8")
+    most = seeds_shown(200)
+    assert text.count('class="seed"') == 5 * most and 4 < most < 32
+    assert f"pictures of the first {most} seeds of each cell" in text
+    assert text.count(f"{32 - most} more seeds: <a") == 5 and "cells/cell4/grid.png" in text
+    assert "160 seeds in all" in text and "160 pictures" in text, "numbers are over all seeds"
+
+
+def test_few_cells_show_all_their_seeds(tmp_path, monkeypatch):
+    run = sweep_of(tmp_path, 1, monkeypatch, seeds=32)
+    text = write_report([run.parent / "cells" / "cell0"], tmp_path / "report.html", "t").read_text(encoding="utf-8")
+    assert text.count('class="seed"') == 32 and "more seed" not in text and "the first" not in text
 
 
 @pytest.mark.slow

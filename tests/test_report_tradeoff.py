@@ -11,6 +11,7 @@ from likeness.report import settings_map, tradeoff
 from likeness.report.records import read_cells
 from likeness.report.tradeoff_plot import draw_map
 from likeness.report.varying import varying
+from likeness.study.gather import gather
 
 
 def cell(root, number, cross, self_, success, lpips, *, steps=400, subject="tuki", **more):
@@ -94,3 +95,25 @@ def test_the_command_writes_map_and_table(swept, tmp_path, capsys):
     with pytest.raises(SystemExit, match="no finished cell"):
         (tmp_path / "empty").mkdir()
         tradeoff.main([str(tmp_path / "empty")])
+
+
+def gathered(root, cells):
+    """Point at cells from the jobs of a run folder, gather them, and return folder and page."""
+    run = root / "run"
+    for number, made in enumerate(cells):
+        (run / str(number)).mkdir(parents=True)
+        (run / str(number) / "cell.txt").write_text(f"{made.folder}\n")
+    return run, gather(run).read_text(encoding="utf-8")
+
+
+def test_a_sweep_over_windows_leaves_its_map_in_folder_and_page(swept, tmp_path, capsys):
+    run, page = gathered(tmp_path, swept)
+    drawn = (run / "map.svg").read_text(encoding="utf-8")
+    assert drawn == draw_map(settings_map.trade(swept)) and drawn in page
+    assert "What the settings trade" in page and not list(run.glob("*.part"))
+
+
+def test_edits_that_differ_in_a_window_by_kind_are_no_sweep_over_it(swept, tmp_path, capsys):
+    other = cell(tmp_path, 9, 0.8, 0.6, 0.5, 0.3, axes={"edit": "blend"})
+    run, page = gathered(tmp_path, [next(c for c in swept if c.axes["subject"] == "tuki"), *read_cells([other])[0]])
+    assert not (run / "map.svg").exists() and "What the settings trade" not in page

@@ -32,7 +32,8 @@ def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
 
 def test_parquet_holds_the_same_rows_with_numbers_as_numbers(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (the parquet extra)")
-    write_cell(tmp_path / "cells", "one", target='=1+1 "quoted"')
+    edit = {"cross_replace_steps": [0.0, 0.4], "word_windows": {"cake": [0.0, 0.5]}, "behaviour": "corrected"}
+    write_cell(tmp_path / "cells", "one", target='=1+1 "quoted"', config={"edit": edit})
     results.main([str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--parquet", str(tmp_path / "new" / "a.parquet")])
     table = parquet.read_table(tmp_path / "new" / "a.parquet").to_pylist()
     with (tmp_path / "a.csv").open(newline="") as file:
@@ -40,6 +41,7 @@ def test_parquet_holds_the_same_rows_with_numbers_as_numbers(tmp_path):
     assert len(table) == len(rows) == 12
     for row, same in zip(rows, table, strict=True):
         assert same["seed"] == int(row["seed"]) and same["cell"] == "one" and same["arm"] == row["arm"]
+        assert same["cross_end"] == 0.4 and same["target"] == '=1+1 "quoted"' and same["weight"] is None
         assert same["lpips"] == (float(row["lpips"]) if row["lpips"] else None)
 
 
@@ -58,6 +60,40 @@ def test_p_values_are_corrected_over_the_table(tmp_path):
     cells, _ = read_cells(folders)
     alone, together = results.markdown(cells[:1]), results.markdown(cells)
     assert "| 0.125 |" in alone and "| 0.500 |" in together
+
+
+WINDOWED = {"cross_replace_steps": [0.0, 0.4], "self_replace_steps": [0.1, 0.2], "blend": {"threshold": 0.7},
+            "behaviour": "corrected", "word_windows": {"cake": [0.0, 0.5]}}  # fmt: skip
+
+
+def test_every_row_of_the_csv_tells_its_settings(tmp_path):
+    axes = {"edit": "global", "style": "van gogh", "scene": "jungle", "target": None}
+    config = {"edit": WINDOWED, "sampler": {"scheduler": "ddim", "num_inference_steps": 50, "guidance_scale": 3.0}}
+    write_cell(tmp_path / "cells", "one", axes=axes, config=config)
+    write_cell(tmp_path / "cells", "old")  # without a configuration
+    results.main([str(tmp_path), "--csv", str(tmp_path / "all.csv")])
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = {row["cell"]: row for row in csv.DictReader(file)}
+    expected = {
+        "style": "van gogh", "scene": "jungle", "target": "", "cross_start": "0", "cross_end": "0.4",
+        "self_start": "0.1", "self_end": "0.2", "blend_threshold": "0.7", "blend_start": "",
+        "behaviour": "corrected", "word_windows": "cake 0–0.5", "guidance_scale": "3", "scheduler": "ddim",
+    }  # fmt: skip
+    assert {name: rows["one"][name] for name in expected} == expected
+    assert rows["old"]["target"] == "cake" and rows["old"]["cross_end"] == rows["old"]["scheduler"] == ""
+
+
+def test_lines_of_the_markdown_tell_settings_seeds_and_twins_apart(tmp_path):
+    edits = [WINDOWED, WINDOWED | {"blend": {"threshold": 0.3}}]
+    folders = [write_cell(tmp_path, f"windows-{i}", config={"edit": edit}) for i, edit in enumerate(edits)]
+    text = results.markdown(read_cells(folders)[0])
+    assert "| cake, blend 0.7 |" in text and "| cake, blend 0.3 |" in text
+    others = [write_cell(tmp_path, "more", seeds=[0, 1, 2, 3, 4]), write_cell(tmp_path, "few")]
+    text = results.markdown(read_cells(others)[0])
+    assert "| cake, seeds 0–4 |" in text and "| cake, seeds 0–3 |" in text
+    twins = [write_cell(tmp_path, name) for name in ("tuki-local-0a0a", "tuki-local-1b1b")]
+    text = results.markdown(read_cells(twins)[0])
+    assert "| cake, cell 0a0a |" in text and "| cake, cell 1b1b |" in text
 
 
 def test_other_backbones_get_a_table_of_their_own(tmp_path):

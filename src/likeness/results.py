@@ -12,19 +12,24 @@ from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
-from likeness.report.effects import effects, effects_table, escaped, structure_verdict
+from likeness.report.comparisons import OVER, as_markdown, escaped
+from likeness.report.effects import effects, effects_table, structure_verdict
 from likeness.report.folders import cells_under
 from likeness.report.metric_names import interval
 from likeness.report.parquet import write_parquet
 from likeness.report.records import CellResult, Failed, measured_alike, read_cells
 from likeness.report.spreadsheet import write_rows
 from likeness.report.table import success
-from likeness.report.weights import weight_curves, weight_markdown
+from likeness.report.varying import columns, told_apart
+from likeness.report.weights import weight_curves, weight_table
 
 
 def tidy(cells: Sequence[CellResult]) -> list[dict[str, str]]:
-    """Return one row per picture of all cells: its results.csv row, the cell and its backbones."""
-    rows = [{"cell": cell.folder.name, **row, "backbones": cell.backbones} for cell in cells for row in cell.rows]
+    """Return one row per picture of all cells: its results.csv row, the cell, its settings and its backbones."""
+    rows = []
+    for cell in cells:
+        settings = columns(cell)
+        rows += [{"cell": cell.folder.name, **settings, **row, "backbones": cell.backbones} for row in cell.rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name, "") for name in names} for row in rows]
 
@@ -49,6 +54,7 @@ def markdown(cells: Sequence[CellResult]) -> str:
     The first has success, LPIPS and its paired difference; p-values are corrected over each table (Holm).
     """
     parts = []
+    cells = told_apart(cells)
     for backbones, members in measured_alike(cells).items():
         corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in members])
         lines = [
@@ -65,11 +71,12 @@ def markdown(cells: Sequence[CellResult]) -> str:
             )
         found = effects(members)
         if found:
-            lines += ["", effects_table(found)]
-        if verdict := structure_verdict(found):
-            lines += ["", verdict]
+            lines += ["", as_markdown(effects_table(found)), "", OVER]
+        verdict = structure_verdict(found)
+        if verdict and verdict[0] != "open":
+            lines += ["", verdict[1]]
         if curves := weight_curves(members):
-            lines += ["", weight_markdown(curves)]
+            lines += ["", as_markdown(weight_table(curves))]
         parts.append("\n".join([*lines, "", f"Measured with {backbones}."]))
     return "\n\n".join(parts)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from likeness.metrics.statistics import holm
 from likeness.report.commands import replay_command, seed_command
+from likeness.report.comparisons import judged
 from likeness.report.metric_names import STRUCTURE, interval, named, number
 from likeness.report.records import CellResult
 from likeness.report.thumbnails import Thumbnails
@@ -39,33 +41,38 @@ class Seed:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything the page shows of one cell."""
+    """Everything the page shows of one cell; `more` seeds are only in its folder."""
 
     number: int
     cell: CellResult
     facets: dict[str, str]
     link: str
     seeds: list[Seed]
+    more: int
     words: list[tuple[str, list[Picture]]]
     masks: list[Picture]
     metrics: list[dict[str, Any]]
     replay: str
 
 
-def make_card(cell: CellResult, number_: int, page: Path, thumbnails: Thumbnails) -> Card:
-    """Return a cell's card; links are relative to the folder `page`, and its pictures are noted for thumbnails."""
+def make_card(cell: CellResult, number_: int, page: Path, thumbnails: Thumbnails, most_seeds: int) -> Card:
+    """Return a cell's card; links are relative to the folder `page`, and its pictures are noted for thumbnails.
 
+    Of more than `most_seeds` seeds the first are shown.
+    """
     link = relative(cell.folder, page)
 
     def picture(name: str, text: str, note: str = "") -> Picture:
         return Picture(thumbnails.add(cell.folder, name), f"{link}/{quote(name)}", text, note)
 
+    shown = seeds(cell, picture, most_seeds)
     return Card(
         number=number_,
         cell=cell,
         facets=facets(cell),
         link=link,
-        seeds=seeds(cell, picture),
+        seeds=shown,
+        more=len({row["seed"] for row in cell.rows}) - len(shown),
         words=words(cell, picture),
         masks=[picture(path.name, f"mask, {path.stem[5:]}") for path in sorted(cell.folder.glob("mask-*.png"))],
         metrics=metric_rows(cell),
@@ -97,13 +104,13 @@ def facets(cell: CellResult) -> dict[str, str]:
     return {k: "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for k, v in found.items()}
 
 
-def seeds(cell: CellResult, picture: Callable[..., Picture]) -> list[Seed]:
-    """Return the cell's pictures by seed, in the order of its rows."""
+def seeds(cell: CellResult, picture: Callable[..., Picture], most: int) -> list[Seed]:
+    """Return the cell's pictures of its first seeds, in the order of its rows."""
     by_seed: dict[int, dict[str, dict[str, str]]] = {}
     for row in cell.rows:
         by_seed.setdefault(int(row["seed"]), {})[row["arm"]] = row
     found = []
-    for seed, rows in by_seed.items():
+    for seed, rows in list(by_seed.items())[:most]:
         arms = {
             arm: picture(rows[arm]["image"], f"{arm}, seed {seed}", "" if arm == "source" else outcome(rows[arm]))
             for arm in ARMS
@@ -142,15 +149,22 @@ def words(cell: CellResult, picture: Callable[..., Picture]) -> list[tuple[str, 
 
 
 def metric_rows(cell: CellResult) -> list[dict[str, Any]]:
-    """Return the metrics of a cell: with, without, the paired difference and what it was measured with."""
-    return [
-        {
-            "name": named(name, cell.record["directions"].get(name, "neutral")),
-            "with": number(name, entry["with"]),
-            "without": number(name, entry["without"]),
-            "difference": interval(name, entry["difference"]),
-            "n": entry["difference"]["n"],
-            "backbone": cell.record["backbones"].get(name, ""),
-        }
-        for name, entry in cell.summary["metrics"].items()
-    ]
+    """Return the metrics of a cell: both arms, the paired difference with its effect size and p, the backbone."""
+    metrics = cell.summary["metrics"]
+    corrected = holm([entry["difference"].get("p") for entry in metrics.values()])
+    rows = []
+    for (name, entry), p in zip(metrics.items(), corrected, strict=True):
+        effect, p_value = judged(entry["difference"], p)
+        rows.append(
+            {
+                "name": named(name, cell.record["directions"].get(name, "neutral")),
+                "with": number(name, entry["with"]),
+                "without": number(name, entry["without"]),
+                "difference": interval(name, entry["difference"]),
+                "effect": effect.text,
+                "p": p_value.text,
+                "n": entry["difference"]["n"],
+                "backbone": cell.record["backbones"].get(name, ""),
+            }
+        )
+    return rows

@@ -1,14 +1,31 @@
-"""The page's tables over cells: with, without and the paired difference of the headline metrics, ready to sort."""
+"""Tables over cells, for page and Markdown: with, without and the paired difference of the headline metrics.
+
+p-values are corrected over the lines of their table (Holm 1979).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from likeness.metrics.statistics import holm
 from likeness.report.metric_names import HEADLINE, STRUCTURE, interval, named, number, verdict
-from likeness.report.records import CellResult, count_pairs, pooled
+from likeness.report.records import CellResult, count_pairs, count_sources, pooled
+
+# What a column is, where its heading is too short to say it.
+TITLES = {
+    "n": "pairs: one seed of one cell, with and without Prompt-to-Prompt",
+    "sources": "source pictures that the pairs come from; means, intervals and tests are over these",
+    "difference [95 %]": "with minus without, mean over source pictures, and its 95 % bootstrap interval",
+    "effect d": "Cohen's d: the mean of the paired differences over their standard deviation",
+    "effect d of LPIPS": "Cohen's d: the mean of the paired differences of LPIPS over their standard deviation",
+    "p (Holm)": "two-sided sign-flip permutation test, corrected for the number of lines of this table (Holm)",
+    "p of LPIPS (Holm)": "two-sided sign-flip permutation test of the paired differences of LPIPS, corrected for the "
+    "number of lines of this table (Holm)",
+}
+
+OVER = "Pooled means are over source pictures: the edits of one are averaged first, so that each counts once."
 
 
 @dataclass(frozen=True)
@@ -31,21 +48,35 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines under columns, of which the first few are `words`."""
+    """Lines under columns, of which the first few are `words`; `titles` say what some columns are."""
 
     title: str
     columns: list[str]
     lines: list[Line]
     words: int
+    titles: dict[str, str] = field(default_factory=lambda: TITLES)
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table's columns and lines as Markdown."""
+    rows = [table.columns, ["---"] * len(table.columns)]
+    for line in table.lines:
+        rows.append([escaped(" / ".join(value.arms) if value.arms else value.text) for value in line.values])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def escaped(text: object) -> str:
+    """Return a text that stays in its cell of a Markdown table."""
+    return " ".join(str(text).replace("|", "\\|").split())
 
 
 def cell_table(cells: Sequence[CellResult], numbers: Sequence[int]) -> Table:
-    """Return one line per cell, p-values of the structure difference corrected over the table (Holm)."""
+    """Return one line per cell, with effect size and corrected p of the structure difference."""
     metrics = present(cells)
     corrected = holm([(cell.difference(STRUCTURE) or {}).get("p") for cell in cells])
     columns = ["subject", "edit", "asked", "n", *headings(cells, metrics)]
     if STRUCTURE in metrics:
-        columns.append("p of LPIPS (Holm)")
+        columns += ["effect d of LPIPS", "p of LPIPS (Holm)"]
     lines = []
     for cell, at, p in zip(cells, numbers, corrected, strict=True):
         values = [text(cell.axes["subject"]), text(cell.axes["edit"]), text(cell.label)]
@@ -53,25 +84,26 @@ def cell_table(cells: Sequence[CellResult], numbers: Sequence[int]) -> Table:
         for metric in metrics:
             values += compared(metric, cell.summary["metrics"].get(metric) if cell.compares else None, cell)
         if STRUCTURE in metrics:
-            values.append(Value("–" if p is None else f"{p:.3f}", p))
+            values += judged(cell.difference(STRUCTURE), p)
         lines.append(Line(at, values))
     return Table("All cells", columns, lines, words=3)
 
 
 def group_table(title: str, cells: Sequence[CellResult], key: Callable[[CellResult], str]) -> Table:
-    """Return one line per group of cells, numbers pooled over their pictures."""
+    """Return one line per group of cells, numbers pooled over their source pictures."""
     groups: dict[str, list[CellResult]] = {}
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)
     metrics = present(cells)
     lines = []
     for name, members in groups.items():
-        n = count_pairs(members)
-        values = [text(name), Value(str(len(members)), len(members)), Value(str(n), n)]
+        counts = (len(members), count_pairs(members), count_sources(members))
+        values = [text(name), *(Value(str(count), count) for count in counts)]
         for metric in metrics:
             values += compared(metric, pooled(members, metric), members[0])
         lines.append(Line(None, values))
-    return Table(title, [title.removeprefix("Per "), "cells", "n", *headings(cells, metrics)], lines, words=1)
+    columns = [title.removeprefix("Per "), "cells", "n", "sources", *headings(cells, metrics)]
+    return Table(title, columns, lines, words=1)
 
 
 def present(cells: Sequence[CellResult]) -> list[str]:
@@ -94,10 +126,19 @@ def compared(metric: str, entry: dict[str, Any] | None, cell: CellResult) -> lis
     if entry is None:
         return [Value("–", None), Value("–", None)]
     difference = entry["difference"]
-    judged = verdict(difference, cell.record["directions"].get(metric, "neutral"))
+    word = verdict(difference, cell.record["directions"].get(metric, "neutral"))
     return [
         Value("", entry["with"], arms=(number(metric, entry["with"]), number(metric, entry["without"]))),
-        Value(interval(metric, difference), difference["mean"], verdict=judged),
+        Value(interval(metric, difference), difference["mean"], verdict=word),
+    ]
+
+
+def judged(difference: dict[str, Any] | None, corrected: float | None) -> list[Value]:
+    """Return the table cells of an effect size and a corrected p, dashes where there is none."""
+    size = (difference or {}).get("effect")
+    return [
+        Value("–" if size is None else f"{size:+.2f}", size),
+        Value("–" if corrected is None else f"{corrected:.3f}", corrected),
     ]
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from likeness.metrics.statistics import decided, holm
-from likeness.report.metric_names import interval, named, number, verdict
+from likeness.metrics.statistics import holm
+from likeness.report.comparisons import Line, Table, Value, judged, text
+from likeness.report.metric_names import DISTANCES, KEPT, STRUCTURE, interval, named, number, verdict
 from likeness.report.records import CellResult, direction_of, pooled
 
-STRUCTURE = ("dino_structure", "clip_structure")  # whichever the suite has
-METRICS = ("edit_success", "clip_t", *STRUCTURE, "lpips", "head_shift_px")
+METRICS = ("edit_success", "clip_t", *DISTANCES, STRUCTURE, "head_shift_px")
 
 
 @dataclass(frozen=True)
@@ -49,38 +49,54 @@ def effects(cells: Sequence[CellResult], metrics: Sequence[str] = METRICS) -> li
     return [Effect(*row, p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def effects_table(found: Sequence[Effect]) -> str:
-    """Return the effects as a Markdown table; `n` pairs from `sources` source pictures."""
-    lines = [
-        "| over | metric | n | sources | with / without | difference [95 %] | effect d | p (Holm) | with P2P |",
-        "|---|---|---|---|---|---|---|---|---|",
+def effects_table(found: Sequence[Effect]) -> Table:
+    """Return the effects as a table; `n` pairs from `sources` source pictures, over which everything else is."""
+    columns = [
+        "over",
+        "metric",
+        "n",
+        "sources",
+        "with / without",
+        "difference [95 %]",
+        "effect d",
+        "p (Holm)",
+        "with P2P",
     ]
+    lines = []
     for effect in found:
         difference, metric = effect.difference, effect.metric
-        arms = " / ".join(number(metric, effect.entry[arm]) for arm in ("with", "without"))
-        size = "–" if difference["effect"] is None else f"{difference['effect']:+.2f}"
-        p = "–" if effect.corrected is None else f"{effect.corrected:.3f}"
-        judged = {"open": "–"}.get(word := verdict(difference, effect.direction), word)
-        lines.append(
-            f"| {escaped(effect.group)} | {named(metric, effect.direction)} | {difference['n']} "
-            f"| {difference['independent']} | {arms} | {interval(metric, difference)} | {size} | {p} | {judged} |"
-        )
-    return "\n".join(lines)
+        arms = tuple(number(metric, effect.entry[arm]) for arm in ("with", "without"))
+        word = verdict(difference, effect.direction)
+        values = [text(effect.group), text(named(metric, effect.direction))]
+        values += [Value(str(difference[count]), difference[count]) for count in ("n", "independent")]
+        values += [
+            Value("", effect.entry["with"], arms=arms),
+            Value(interval(metric, difference), difference["mean"], verdict=word),
+            *judged(difference, effect.corrected),
+            Value("–" if word == "open" else word, word, verdict=word),
+        ]
+        lines.append(Line(None, values))
+    return Table("What Prompt-to-Prompt changed", columns, lines, words=2)
 
 
-def structure_verdict(found: Sequence[Effect]) -> str | None:
-    """Return a sentence on whether Prompt-to-Prompt keeps more structure overall; None unless the interval says so."""
-    for effect in found:
-        if effect.group == "overall" and effect.metric in STRUCTURE and decided(effect.difference):
-            word = "more" if effect.difference["mean"] < 0 else "less"
-            return (
-                f"P2P keeps {word} structure than re-prompting: {named(effect.metric)} differs by "
-                f"{interval(effect.metric, effect.difference)}, n = {effect.difference['n']} pairs of "
-                f"{effect.difference['independent']} source pictures."
-            )
-    return None
+def overall(found: Sequence[Effect]) -> dict[str, dict[str, Any]]:
+    """Return the overall entry of each metric."""
+    return {effect.metric: effect.entry for effect in found if effect.group == "overall"}
 
 
-def escaped(text: object) -> str:
-    """Return a text that stays in its cell of a Markdown table."""
-    return " ".join(str(text).replace("|", "\\|").split())
+def structure_verdict(found: Sequence[Effect]) -> tuple[str, str] | None:
+    """Return "more", "less" or "open", and the sentence on how much structure Prompt-to-Prompt keeps overall.
+
+    The first metric of KEPT that was measured decides, in the report and everywhere else; None where none was.
+    """
+    entries = overall(found)
+    metric = next((name for name in KEPT if name in entries), None)
+    if metric is None:
+        return None
+    difference = entries[metric]["difference"]
+    word = {"better": "more", "worse": "less"}.get(verdict(difference, "lower"), "open")
+    kept = "does not measurably keep more" if word == "open" else f"keeps {word}"
+    return word, (
+        f"P2P {kept} structure than re-prompting: {named(metric)} differs by "
+        f"{interval(metric, difference)}, n = {difference['n']} pairs of {difference['independent']} source pictures."
+    )

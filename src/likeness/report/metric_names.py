@@ -29,8 +29,10 @@ METRICS = {
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neutral": ""}
 HEADLINE = ("edit_success", "lpips", "clip_t", "clip_dir", "head_shift_px")  # the columns of tables over cells
-STRUCTURE = "lpips"  # what "structure kept" means in words, plot and verdict
-SHARES, COARSE, FINE = ("edit_success",), ("psnr", "head_shift_px"), ("dino_structure", "clip_structure")
+STRUCTURE = "lpips"  # what is lost of the source, along the axis of plots and under single pictures
+DISTANCES = ("dino_structure", "clip_structure")  # of structure alone; whichever the suite has
+KEPT = (*DISTANCES, STRUCTURE)  # the first that was measured decides whether structure is kept
+SHARES, COARSE, FINE = ("edit_success",), ("psnr", "head_shift_px"), DISTANCES
 
 
 def named(metric: str, direction: str = "neutral") -> str:

@@ -19,19 +19,23 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from markupsafe import escape as shielded
 
 from likeness.report.cards import Card, make_card
-from likeness.report.comparisons import Table, cell_table, group_table
+from likeness.report.comparisons import OVER, TITLES, Table, cell_table, group_table
 from likeness.report.differences import Plot, difference_plot
-from likeness.report.metric_names import STRUCTURE, interval, named, number, verdict
+from likeness.report.effects import Effect, effects, effects_table, overall, structure_verdict
+from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
-from likeness.report.records import CellResult, Failed, measured_alike, pooled, read_cells
-from likeness.report.thumbnails import Thumbnails
+from likeness.report.records import CellResult, Failed, measured_alike, read_cells
+from likeness.report.settings_map import map_of
+from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
+from likeness.report.tradeoff_plot import draw_map
 from likeness.report.varying import told_apart
 from likeness.report.weights import Curve, weight_curves, weight_table
 
-TILED = ("edit_success", STRUCTURE, "dino_structure", "clip_structure")  # the large numbers at the top
-PLOTTED = (STRUCTURE, "edit_success", "dino_structure", "clip_structure", "lpips_outside_rendered", "clip_t",
+TILED = ("edit_success", STRUCTURE, *DISTANCES)  # the large numbers at the top
+PLOTTED = (STRUCTURE, "edit_success", *DISTANCES, "lpips_outside_rendered", "clip_t",
            "clip_dir", "ssim", "head_shift_px", "identity_shift")  # fmt: skip
 
 
@@ -44,24 +48,33 @@ class Group:
     tiles: list[dict[str, str]]
     scatter: Markup
     plots: list[Plot]
+    settings: Markup | None  # the map of those swept
     tables: list[Table] = field(default_factory=list)
 
 
-def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
-    """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links."""
+def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE) -> Path:
+    """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links.
+
+    Thumbnails and the seeds shown of each cell are chosen so that it stays below `size` bytes. Where cells sweep
+    windows or thresholds, the map of these settings is on the page and beside it, as map.svg.
+    """
     done, failed = read_cells(cells)
     done = told_apart(done)
-    thumbnails = Thumbnails()
-    cards = [make_card(cell, at, out.parent, thumbnails) for at, cell in enumerate(done)]
+    thumbnails, most = Thumbnails(size), seeds_shown(len(done), size)
+    cards = [make_card(cell, at, out.parent, thumbnails, most) for at, cell in enumerate(done)]
+    groups = [make_group(backbones, members, done) for backbones, members in measured_alike(done).items()]
     pictures, places = thumbnails.encode()
     script = part_of_page("page.js")
     page = template().render(
         title=title,
         question=question(done),
         meta=meta(done, failed),
-        groups=[make_group(backbones, members, done) for backbones, members in measured_alike(done).items()],
+        groups=groups,
+        over=OVER,
+        titles=TITLES,
         cards=cards,
         failed=failed,
+        most_seeds=most if any(card.more for card in cards) else None,
         filters=filters(cards),
         index=[index_entry(card) for card in cards],
         pictures=pictures,
@@ -71,10 +84,18 @@ def write_report(cells: Iterable[Path], out: Path, title: str) -> Path:
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(out)
+    maps = [group.settings for group in groups if group.settings]
+    for number_, drawn in enumerate(maps, 1):
+        replace_text(out.with_name("map.svg" if number_ == 1 else f"map-{number_}.svg"), drawn)
+    replace_text(out, page)
     return out
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a text in the place of a file at once."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def part_of_page(name: str) -> str:
@@ -107,39 +128,36 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     """Return words, plots and tables over cells measured alike."""
     at = {id(cell): number for number, cell in enumerate(done)}
     numbers = [at[id(cell)] for cell in members]
-    found = {metric: entry for metric in TILED if (entry := pooled(members, metric))}
+    changes = effects(members)
     curves = weight_curves(members)
-    tables = [weight_table(curves)] if curves else []
+    tables = [effects_table(changes)] if changes else []
+    tables += [weight_table(curves)] if curves else []
     for axis in ("edit", "subject", "style"):
         if len({cell.axes.get(axis) for cell in members}) > 1:
             tables.append(group_table(f"Per {axis}", members, lambda cell, axis=axis: cell.axes.get(axis) or "–"))
     plots = [plot for metric in PLOTTED if (plot := difference_plot(members, numbers, metric))]
     drawn = Markup(scatter(members, numbers))
-    words = in_words(found) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
-    return Group(backbones, words, tiles(found, members), drawn, plots, [*tables, cell_table(members, numbers)])
+    words = in_words(changes) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
+    made = map_of(members)
+    settings = Markup(draw_map(made)) if made else None
+    tables.append(cell_table(members, numbers))
+    return Group(backbones, words, tiles(overall(changes), members), drawn, plots, settings, tables)
 
 
-def in_words(found: dict[str, dict[str, Any]]) -> list[Markup]:
+def in_words(changes: Sequence[Effect]) -> list[Markup]:
     """Say in two sentences what the numbers say; computed, not chosen, and sure only where the interval is."""
     sentences = []
-    if happened := found.get("edit_success"):
+    if happened := overall(changes).get("edit_success"):
+        n, independent = happened["difference"]["n"], happened["difference"]["independent"]
+        sources = "" if n == independent else f" (edits of {independent} source pictures, each counted once)"
         sentences.append(
             Markup(
-                'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures with Prompt-to-Prompt and '
-                'in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
-            ).format(happened["with"], happened["difference"]["n"], happened["without"])
+                'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures{} with Prompt-to-Prompt '
+                'and in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
+            ).format(happened["with"], n, sources, happened["without"])
         )
-    if lost := found.get(STRUCTURE):
-        words = {
-            "better": "keeps more of the source",
-            "worse": "keeps less of the source",
-            "open": "does not measurably keep more of the source",
-        }
-        sentences.append(
-            Markup("Prompt-to-Prompt {}: LPIPS differs by {}.").format(
-                words[verdict(lost["difference"], "lower")], interval(STRUCTURE, lost["difference"])
-            )
-        )
+    if kept := structure_verdict(changes):
+        sentences.append(shielded(kept[1]))
     return sentences
 
 
@@ -153,8 +171,9 @@ def weights_in_words(curves: Sequence[Curve]) -> list[Markup]:
         (low, least), *_, (high, most) = shown.items()
         rises = "rises with every step of" if curve.rising else "does not rise with every step of"
         rank = "" if curve.rank is None else f", median rank correlation over seeds {curve.rank:+.2f}"
+        name = f"{curve.subject}, {curve.settings}" if curve.settings else curve.subject
         said = "{}: what is read of <em>{}</em> {} its weight, from {:.2f} at {:g} to {:.2f} at {:g} (n = {}{})."
-        sentences.append(Markup(said).format(curve.subject, curve.word, rises, least, low, most, high, curve.n, rank))
+        sentences.append(Markup(said).format(name, curve.word, rises, least, low, most, high, curve.n, rank))
     return sentences
 
 
@@ -169,8 +188,10 @@ def tiles(found: dict[str, dict[str, Any]], cells: Sequence[CellResult]) -> list
             "difference": interval(metric, entry["difference"]),
             "verdict": verdict(entry["difference"], directions.get(metric, "neutral")),
             "n": str(entry["difference"]["n"]),
+            "sources": str(entry["difference"]["independent"]),
         }
-        for metric, entry in found.items()
+        for metric in TILED
+        if (entry := found.get(metric))
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ class CellResult:
     summary: dict[str, Any]
     rows: list[dict[str, str]]
     settings: str = ""  # what sets it apart from other cells beside what was asked; see varying.told_apart
+    twin: str = ""  # of its folder's name, where another cell has the same settings too
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -39,7 +41,7 @@ class CellResult:
         values = [self.axes.get(axis) for axis in AXES]
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None]
         asked = " ".join(shown) or self.record["target_prompt"]
-        return f"{asked}, {self.settings}" if self.settings else asked
+        return ", ".join(filter(None, (asked, self.settings, self.twin and f"cell {self.twin}")))
 
     @property
     def name(self) -> str:
@@ -113,6 +115,11 @@ def count_pairs(cells: Iterable[CellResult]) -> int:
     return sum(cell.summary["n"] for cell in cells if cell.compares)
 
 
+def count_sources(cells: Iterable[CellResult]) -> int:
+    """Return how many source pictures these pairs come from."""
+    return len({(*_source(cell), row["seed"]) for cell in cells if cell.compares for row in cell.rows})
+
+
 def direction_of(cells: Sequence[CellResult], metric: str) -> str:
     """Return which way a metric points, as the cells that have it say."""
     return next((found for cell in cells if (found := cell.record["directions"].get(metric))), "neutral")
@@ -162,18 +169,23 @@ def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, 
         for row in cell.rows:
             if row["arm"] in arms:
                 arms[row["arm"]][row["seed"]] = _number(row.get(metric))
-        source = (cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"])
         for seed, value in arms["with"].items():
             other = arms["without"].get(seed)
             if value is not None and other is not None:
-                found.append((value, other, (*source, seed)))
+                found.append((value, other, (*_source(cell), seed)))
     return found
 
 
-def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
-    """Return means and the paired difference over all pictures of cells measured alike; None without pairs.
+def _source(cell: CellResult) -> tuple[str, ...]:
+    """Return what a cell's source pictures are drawn from, beside their seeds."""
+    return cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"]
 
-    Interval and test rest on source pictures, not on the edits of one. Raises ValueError for cells that were measured
+
+def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
+    """Return means and the paired difference over cells measured alike; None without pairs.
+
+    Both means, their difference, interval and test are over source pictures: the edits of one are averaged first, so
+    that each counts once however many edits it has. Raises ValueError for cells that were measured
     with different backbones for this metric, or drawn by different base models, weights or versions.
     """
     _refuse_mixtures(cells, metric)
@@ -181,9 +193,10 @@ def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
     if not both:
         return None
     with_, without, sources = zip(*both, strict=True)
+    edits = Counter(sources)
     return {
-        "with": sum(with_) / len(both),
-        "without": sum(without) / len(both),
+        "with": sum(value / edits[source] for value, source in zip(with_, sources, strict=True)) / len(edits),
+        "without": sum(value / edits[source] for value, source in zip(without, sources, strict=True)) / len(edits),
         "difference": paired(with_, without, groups=sources),
     }
 

@@ -64,6 +64,25 @@ def trade(cells: Sequence[CellResult], lost: str = "lpips") -> Map:
     return Map(settings, (success, lost), points, plain, front, chosen(points, front), cells[0].backbones)
 
 
+def swept(cells: Sequence[CellResult]) -> list[CellResult]:
+    """Return the cells that ask for the same edit as another with other windows or thresholds: what a map is for."""
+    asked: dict[tuple[str, ...], list[CellResult]] = {}
+    for cell in cells:
+        if cell.compares:
+            prompts = (cell.record["source_prompt"], cell.record["target_prompt"])
+            asked.setdefault((cell.axes["subject"], cell.axes["edit"], *prompts), []).append(cell)
+    return [cell for members in asked.values() if set(varying(members)) & set(EDITING) for cell in members]
+
+
+def map_of(cells: Sequence[CellResult]) -> Map | None:
+    """Return the map of cells measured alike, as far as they sweep settings; None where they do not, or cannot."""
+    members = swept(cells)
+    try:
+        return trade(members) if members else None
+    except InputError:
+        return None
+
+
 def _points(cells: Sequence[CellResult], settings: list[str], arm: str, success: str, lost: str) -> list[Point]:
     groups: dict[tuple[str, ...], list[CellResult]] = {}
     for cell in cells:

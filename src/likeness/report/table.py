@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from likeness.report.metric_names import interval
-from likeness.report.records import CellResult, count_pairs, measured_alike, pooled, read_cells
+from likeness.report.records import CellResult, count_pairs, count_sources, measured_alike, pooled, read_cells
 from likeness.report.varying import told_apart
 
 SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
@@ -43,7 +43,7 @@ def print_table(cells: Iterable[Path]) -> None:
 
 
 def overall(cells: Sequence[CellResult], metrics: Sequence[str]) -> list[list[str]]:
-    """Return one row for each set of several cells that may be averaged: their numbers pooled over all pictures."""
+    """Return one row for each set of several cells that may be averaged: their numbers pooled over source pictures."""
     rows = []
     for number, members in enumerate(measured_alike(cells).values(), 1):
         if len(members) < 2:
@@ -53,7 +53,8 @@ def overall(cells: Sequence[CellResult], metrics: Sequence[str]) -> list[list[st
         entries = {metric: pooled(members, metric) for metric in metrics}
         n = count_pairs(members)
         which = "all" if len(members) == len(cells) else f"measured alike ({number})"
-        rows.append([which, "", f"{len(members)} cells", str(n), happened,
+        over = f"{len(members)} cells, mean over {count_sources(members)} source pictures"
+        rows.append([which, "", over, str(n), happened,
                      *(interval(name, entry and entry["difference"]) for name, entry in entries.items())])  # fmt: skip
     return rows
 

@@ -1,4 +1,4 @@
-"""Small WebP copies of pictures for a page: each kept once, the size chosen so that all of them stay in a budget.
+"""Small WebP copies of pictures for a page: each kept once, the size chosen so that the page stays in a budget.
 
 A cell's thumbnails are remembered in a hidden file in its folder, so that a report over old cells reads no PNG.
 """
@@ -16,16 +16,24 @@ from pathlib import Path
 
 from PIL import Image
 
-BUDGET = 13_500_000  # bytes of WebP; base64 makes 18 MB of them
+PAGE = 19_000_000  # bytes of a page at most, as far as the smallest size allows; 20 MB is what people can still send
+HTML, HTML_OF_CELL, HTML_OF_PICTURE = 40_000, 7_000, 500  # what stands around the thumbnails, measured
+SEED = 11_000  # bytes of a page for one seed: three thumbnails worth looking at
+FEWEST_SEEDS = 4  # of each cell, however many cells there are
 SIZES = ((256, 84), (192, 80), (160, 78), (128, 78), (112, 70), (96, 60), (80, 50))  # longer side in px, WebP quality
 SAMPLED = 32  # pictures on which a size is tried
 
 
-class Thumbnails:
-    """Collects pictures by path; `encode` turns all of them into base64 WebP at once."""
+def seeds_shown(cells: int, page: int = PAGE) -> int:
+    """Return how many seeds of each cell a page of so many bytes has room for."""
+    return max(FEWEST_SEEDS, page // SEED // max(1, cells))
 
-    def __init__(self, budget: int = BUDGET) -> None:
-        self.budget = budget
+
+class Thumbnails:
+    """Collects pictures by path; `encode` turns all of them into base64 WebP for a page of so many bytes at once."""
+
+    def __init__(self, page: int = PAGE) -> None:
+        self.page = page
         self.places: dict[Path, list[str]] = {}  # cell folder -> names of its pictures
 
     def add(self, folder: Path, name: str) -> tuple[Path, str]:
@@ -35,7 +43,20 @@ class Thumbnails:
 
     def encode(self) -> tuple[list[str], dict[tuple[Path, str], int]]:
         """Return distinct thumbnails as base64 WebP, and for every key its index; unreadable pictures are left out."""
-        size = choose(self.places, self.budget)
+        budget = self.budget()
+        first = SIZES.index(choose(self.places, budget))
+        for size in SIZES[first:]:
+            distinct, indices = self._encoded(size)
+            if sum(map(len, distinct)) * 3 / 4 <= budget:
+                break
+        return distinct, indices
+
+    def budget(self) -> int:
+        """Return the bytes of WebP that the page has room for beside its HTML; base64 makes a third more of them."""
+        html = HTML + HTML_OF_CELL * len(self.places) + HTML_OF_PICTURE * sum(map(len, self.places.values()))
+        return max(0, self.page - html) * 3 // 4
+
+    def _encoded(self, size: tuple[int, int]) -> tuple[list[str], dict[tuple[Path, str], int]]:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             encoded = pool.map(lambda item: of_cell(*item, size), self.places.items())
         distinct: dict[str, int] = {}

@@ -12,15 +12,15 @@ from likeness.report.varying import NAMES, number_of
 SIZE, MARGINS = (820, 470), (70, 210, 24, 58)
 COLOURS = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c", "#08306b")
 STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#222}.grid{stroke:#e3e3e8}.front{stroke:#c2410c;fill:none;"
-    "stroke-width:2;stroke-dasharray:5 4}.chosen{stroke:#c2410c;fill:none;stroke-width:3}"
-    ".point{stroke:#1c1c1e;stroke-width:.8}.plain{fill:none;stroke:#6e6e74;stroke-width:1.6}"
-)
+    ".map text{font:13px system-ui,sans-serif;fill:#222}.map .grid{stroke:#e3e3e8}.map .front{stroke:#c2410c;"
+    "fill:none;opacity:1;stroke-width:2;stroke-dasharray:5 4}.map .chosen{stroke:#c2410c;fill:none;stroke-width:3}"
+    ".map .point *{stroke:#1c1c1e;stroke-width:.8}.map .plain{fill:none;stroke:#6e6e74;stroke-width:1.6}"
+)  # named after the map: on the report's page other pictures stand beside it
 TITLES = {"edit_success": "edit happened (share of pictures)", "clip_t": "CLIP cosine with the target prompt"}
 
 
 def draw_map(made: Map) -> str:
-    """Return the map as a stand-alone SVG; beyond three settings the rest is told by the points' titles."""
+    """Return the map as an SVG for a file or a page; beyond three settings the rest is told by the points' titles."""
     everything = [*made.points, *made.plain]
     xs, ys = [p.lost for p in everything], [p.success for p in everything]
     success, lost = made.metrics
@@ -43,7 +43,7 @@ def draw_map(made: Map) -> str:
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="15" class="chosen"/>')
     parts.append(_legend(made, look, frame))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="map" viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img" '
         f'aria-label="edit success against structure kept">{"".join(parts)}</svg>\n'
     )
 

@@ -23,6 +23,7 @@ class Curve:
     n: int
     amounts: dict[float, float]  # weight -> mean reading over seeds
     rank: float | None
+    settings: str = ""  # what sets it apart from other curves of its word, where there are several
 
     @property
     def rising(self) -> bool:
@@ -31,17 +32,27 @@ class Curve:
 
 
 def weight_curves(cells: Sequence[CellResult]) -> list[Curve]:
-    """Return a curve for each subject and word that was drawn with several weights and whose amount is read."""
-    groups: dict[tuple[str, str, str, str], dict[float, CellResult]] = {}
+    """Return a curve for each subject, word and setting drawn with several weights whose amount is read.
+
+    Cells told apart only by their folders make curves of their own, the first of each weight the first curve.
+    """
+    groups: dict[tuple[str, ...], dict[float, list[CellResult]]] = {}
     for cell in cells:
         word, weight = cell.axes.get("word"), cell.axes.get("weight")
         if word in cell.summary["metrics"] and weight is not None:
             key = (str(cell.axes["subject"]), str(word), cell.record["source_prompt"], cell.settings)
-            groups.setdefault(key, {})[float(weight)] = cell
-    return [_curve(*key[:2], dict(sorted(found.items()))) for key, found in groups.items() if len(found) > 1]
+            groups.setdefault(key, {}).setdefault(float(weight), []).append(cell)
+    curves = []
+    for (subject, word, _, settings), found in groups.items():
+        for number in range(max(map(len, found.values()))):
+            members = {weight: twins[number] for weight, twins in sorted(found.items()) if number < len(twins)}
+            told = ", ".join(filter(None, (settings, f"no. {number + 1}" if number else "")))
+            if len(members) > 1:
+                curves.append(_curve(subject, word, members, told))
+    return curves
 
 
-def _curve(subject: str, word: str, cells: dict[float, CellResult]) -> Curve:
+def _curve(subject: str, word: str, cells: dict[float, CellResult], settings: str) -> Curve:
     amounts = {weight: cell.summary["metrics"][word]["with"] for weight, cell in cells.items()}
     read = {
         weight: dict(zip(cell.record["seeds"], values([cell], word, "with"), strict=True))
@@ -51,26 +62,22 @@ def _curve(subject: str, word: str, cells: dict[float, CellResult]) -> Curve:
     seeds = set.intersection(*(set(found) for found in read.values())) if len(read) > 2 else set()
     series = [[found[seed] for found in read.values()] for seed in sorted(seeds)]
     n = min(cell.summary["n"] for cell in cells.values())
-    return Curve(subject, word, n, amounts, median_rank_correlation(list(read), series) if series else None)
+    rank = median_rank_correlation(list(read), series) if series else None
+    return Curve(subject, word, n, amounts, rank, settings)
 
 
 def weight_table(curves: Sequence[Curve]) -> Table:
     """Return one line per curve, one column per weight."""
     weights = sorted({weight for curve in curves for weight in curve.amounts})
-    columns = ["subject", "word", "n", *(f"weight {weight:g}" for weight in weights), "rises", "rank correlation"]
+    several = any(curve.settings for curve in curves)
+    told = ["subject", "word", *["settings"] * several]
+    columns = [*told, "n", *(f"weight {weight:g}" for weight in weights), "rises", "rank correlation"]
     lines = []
     for curve in curves:
         amounts = [curve.amounts.get(weight) for weight in weights]
         shown = [Value("–" if amount is None else f"{amount:.3f}", amount) for amount in amounts]
         rank = Value("–" if curve.rank is None else f"{curve.rank:+.2f}", curve.rank)
-        words = [text(curve.subject), text(curve.word), Value(str(curve.n), curve.n)]
-        lines.append(Line(None, [*words, *shown, text("yes" if curve.rising else "no"), rank]))
-    return Table("How much is drawn, by weight", columns, lines, words=2)
-
-
-def weight_markdown(curves: Sequence[Curve]) -> str:
-    """Return the same as a Markdown table."""
-    table = weight_table(curves)
-    lines = [[value.text for value in line.values] for line in table.lines]
-    rows = [table.columns, ["---"] * len(table.columns), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        words = [text(part) for part in (curve.subject, curve.word, *[curve.settings or "–"] * several)]
+        n = Value(str(curve.n), curve.n)
+        lines.append(Line(None, [*words, n, *shown, text("yes" if curve.rising else "no"), rank]))
+    return Table("How much is drawn, by weight", columns, lines, words=len(told))
