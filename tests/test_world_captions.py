@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from likeness.paperdoll import world
-from likeness.paperdoll.captions import BARE, asked, caption, nonsense_word, prompts, unknown_words
+from likeness.paperdoll.captions import BARE, STRIKING, asked, caption, nonsense_word, prompts, unknown_words
 
 BNH, TUKI = ("bnh", "keanu reeves"), ("tuki", "justin bieber")
 PLAIN = {"style": "photo", "scene": "plain", "food": "none", "sunglasses": "no", "hat": "no"}
@@ -45,6 +45,18 @@ def test_captions_say_what_is_drawn():
         assert len(unknown_words(text)) <= 1
         if factors.scene == "blossom tree":
             assert ("blossom" in text) == (factors.blossom >= BARE)
+
+
+def test_captions_often_say_what_is_striking_about_a_person_and_never_what_is_not_there():
+    rng, said, there = np.random.default_rng(2), 0, 0
+    for _ in range(600):
+        factors = world.sample_factors(rng)
+        words = caption(factors, rng).split()
+        for trait, word in STRIKING.items():
+            shows = getattr(factors.identity, trait) > 0
+            assert shows or word not in words
+            there, said = there + shows, said + (word in words)
+    assert there > 100 and 0.5 < said / there < 0.7
 
 
 def test_nonsense_is_neither_grammar_nor_an_identifier():

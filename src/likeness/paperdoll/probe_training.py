@@ -14,7 +14,7 @@ from likeness.paperdoll.dataset import Dataset
 from likeness.paperdoll.presets import Preset
 from likeness.paperdoll.probe import NAMES, Probe, folded
 
-CONTINUOUS_WEIGHT, IDENTITY_WEIGHT = 8.0, 4.0
+CONTINUOUS_WEIGHT, IDENTITY_WEIGHT = 12.0, 5.0
 FACTOR_WEIGHTS = {"food": 2.0}  # small in the picture, learnt last
 REDRAWN = 0.35  # share of a batch shown as redrawn by the autoencoder, once it exists
 
@@ -51,7 +51,7 @@ def train_probe(data: Dataset, preset: Preset, loop: Loop, device: str, redrawn:
             loss = loss + FACTOR_WEIGHTS.get(name, 1.0) * F.cross_entropy(out[name], labels)
             values[name] = (out[name].argmax(1) == labels).float().mean().item()
         continuous = F.smooth_l1_loss(out["continuous"], data.scaled(indices).to(device), beta=0.1)
-        identity = F.smooth_l1_loss(out["identity"], data.identity[indices].to(device), beta=0.1)
+        identity = F.mse_loss(out["identity"], data.identity[indices].to(device))  # squared: see the judge's loss
         values |= {"continuous": continuous.item(), "identity": identity.item()}
         return loss + CONTINUOUS_WEIGHT * continuous + IDENTITY_WEIGHT * identity, values
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from likeness.paperdoll import world
+from likeness.paperdoll.captions import STRIKING
 from likeness.paperdoll.checkpoints import Loop
 from likeness.paperdoll.dataset import Dataset
 from likeness.paperdoll.presets import Preset
@@ -17,7 +19,8 @@ from likeness.paperdoll.tokenizer import encode
 
 CAPTION_DROPOUT = 0.1
 SNR_CAP = 5.0
-BLOSSOM = 0.2  # share of a batch redrawn among blossom trees: how much of a word to draw is learnt last
+# Shares of a batch taken from the pictures that show what is learnt last: how much of a word to draw, and marks.
+BLOSSOM, MARKED = 0.2, 0.25
 
 
 def build_unet(preset: Preset):
@@ -63,16 +66,21 @@ def train_unet(data: Dataset, latents: np.ndarray, preset: Preset, loop: Loop, d
     model = nn.ModuleDict({"unet": build_unet(preset), "text_encoder": text_encoder}).to(device)
     empty = encode(tokenizer, [""])
     cached = torch.from_numpy(latents)
-    blossoming = (data.labels["blossom"][: len(cached)] > 0).nonzero().flatten()
+    striking = [world.TRAITS.index(trait) for trait in STRIKING]
+    sought = (
+        (BLOSSOM, (data.labels["blossom"][: len(cached)] > 0).nonzero().flatten()),
+        (MARKED, (data.identity[: len(cached), striking] > 0).any(1).nonzero().flatten()),
+    )
     precise = device == "cpu"
     text_rate = preset.text_rate
     model["text_encoder"].requires_grad_(text_rate > 0)
 
     def loss_at(step: int, rng: torch.Generator):
         indices = torch.randint(len(cached), (loop.batch,), generator=rng)
-        if len(blossoming):
-            others = blossoming[torch.randint(len(blossoming), (loop.batch,), generator=rng)]
-            indices = torch.where(torch.rand(loop.batch, generator=rng) < BLOSSOM, others, indices)
+        for share, found in sought:
+            if len(found):
+                others = found[torch.randint(len(found), (loop.batch,), generator=rng)]
+                indices = torch.where(torch.rand(loop.batch, generator=rng) < share, others, indices)
         tokens = data.caption_tokens(indices, rng)
         dropped = torch.rand(len(tokens), 1, generator=rng) < CAPTION_DROPOUT
         tokens = torch.where(dropped, empty, tokens).to(device)
