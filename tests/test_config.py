@@ -198,6 +198,11 @@ def test_values_out_of_range_say_what_is_expected(override, message):
         sweep(override)
 
 
+def test_a_word_swap_holds_its_maps_as_long_as_suits_the_model():
+    assert sweep("edit=local").edit.cross_replace_steps == [0.0, 0.6]
+    assert sweep("edit=blend", "model=sd15").edit.cross_replace_steps == [0.0, 0.8]
+
+
 def test_a_list_of_subjects_in_one_group_is_refused():
     cfg = compose("train", ["subject=[bnh,tuki]"])
     with pytest.raises(InputError, match="subjects="):
