@@ -34,7 +34,7 @@ STAGES = {  # where to die: module, function of it, after how many calls, before
     "class generation": ("likeness.subjects", "write_png", 3),
     "the base model's samples": ("likeness.subjects", "write_png", 10),
     "caching": ("safetensors.torch", "save_file", 1),
-    "a step": ("torch.nn.utils", "clip_grad_norm_", 4),
+    "a step": ("torch.nn.utils", "get_total_norm", 4),
     "a save": ("likeness.dreambooth.checkpoint", "save_file", 5),
     "between writing and renaming": ("likeness.dreambooth.storage", "_replace_folder", 2),
     "the final save": ("likeness.dreambooth.loop", "write_card", 1),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from likeness import models
 from likeness.dreambooth import checkpoint, finetuned, storage
 from likeness.dreambooth.card import write_card
+from likeness.dreambooth.gradients import Gradients
 from likeness.dreambooth.ladder import Ladder
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
 from likeness.dreambooth.observer import Observer
@@ -135,7 +136,7 @@ class Loop:
     def fit(self, first_step: int) -> dict[str, float]:
         """Train to the end and save the model; return the last values reported."""
         settings, trainable = self.settings, self.trainable
-        parameters = self.trained_from(first_step)
+        gradients = self.trained_from(first_step)
         self.pipe.unet.train()
         clock, since = time.perf_counter(), first_step
         bar = tqdm(
@@ -148,8 +149,8 @@ class Loop:
         )
         for step in bar:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:
-                parameters = self.trained_from(step)
-            losses, grad_norm = self.advance(step, parameters)
+                gradients = self.trained_from(step)
+            losses, grad_norm = self.advance(step, gradients)
             done = step + 1
             if done % settings.log_every == 0 or done == settings.num_train_steps:
                 now = time.perf_counter()
@@ -159,10 +160,10 @@ class Loop:
             clock += self._every_so_often(done)
         return self._finish()
 
-    def advance(self, step: int, parameters: list) -> tuple[torch.Tensor, torch.Tensor]:
+    def advance(self, step: int, gradients: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one optimizer step; return the three mean losses and the gradient's norm before clipping."""
         losses = self._accumulate(step)
-        return losses, self._update(step, parameters, losses)
+        return losses, self._update(step, gradients, losses)
 
     def _accumulate(self, step: int) -> torch.Tensor:
         """Run forward and backward over the micro-batches of one step; return the three mean losses."""
@@ -188,15 +189,14 @@ class Loop:
             weights = min_snr_weights(self.alphas_cumprod, batch.timesteps, self.settings.snr_gamma, kind)
         return dreambooth_loss(noise_pred, target, batch.num_instance, self.settings.prior_loss_weight, weights)
 
-    def _update(self, step: int, parameters: list, losses: torch.Tensor) -> torch.Tensor:
+    def _update(self, step: int, gradients: Gradients, losses: torch.Tensor) -> torch.Tensor:
         """Clip and step; refuse to step on a loss or gradient that is not a number."""
         settings, trainable = self.settings, self.trainable
-        if self.processes.world > 1:
-            self.processes.average([p.grad for p in parameters])
+        self.processes.average(gradients.tensors())
         if self.scaler.is_enabled():
             self.scaler.unscale_(trainable.optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         overflow = self.scaler.is_enabled()  # the scaler skips such a step and lowers its scale
+        grad_norm = gradients.clip(settings.max_grad_norm, trainable.optimizer, in_step=not overflow)
         if not torch.isfinite(losses[0]) or not (overflow or torch.isfinite(grad_norm)):
             raise InputError(
                 f"the loss is not a number at step {step + 1} (loss {losses[0].item()}, gradient "
@@ -206,12 +206,12 @@ class Loop:
         trainable.set_rate(lr_factor(settings.lr_scheduler, step, total, warmup, settings.learning_rate))
         self.scaler.step(trainable.optimizer)
         self.scaler.update()
-        trainable.optimizer.zero_grad(set_to_none=True)
+        gradients.clear()
         trainable.update_ema(step, settings.ema_decay)
         return grad_norm
 
-    def trained_from(self, step: int) -> list:
-        """Return what is trained from this step on; a text encoder whose share is over is frozen, its words cached."""
+    def trained_from(self, step: int) -> Gradients:
+        """Return the gradients of what is trained from this step on; a text encoder whose share is over is frozen, its words cached."""
         settings, trainable = self.settings, self.trainable
         if step >= settings.text_encoder_steps:
             if "text_encoder" in trainable.parts:
@@ -222,7 +222,7 @@ class Loop:
                     self.batches.cache_embeddings()
         else:
             self.pipe.text_encoder.train()
-        return trainable.active()
+        return Gradients(trainable.active())
 
     def _log(self, step: int, losses: torch.Tensor, grad_norm: torch.Tensor, rate: float) -> None:
         if not self.processes.main:

@@ -119,12 +119,12 @@ class Ours:
         self.settings, model = case.settings(), ModelSource(case.shape, "embedded")
         run = Run(model, [concept], self.settings, folder / "out", processes, {}, lambda event: None)
         self.loop = build(run, pipe, f"benchmark-{case}", folder)
-        self.parameters = self.loop.trained_from(0)
+        self.gradients = self.loop.trained_from(0)
         pipe.unet.train()
         self.number = 0
 
     def step(self) -> None:
-        self.loop.advance(self.number, self.parameters)
+        self.loop.advance(self.number, self.gradients)
         self.number += 1
 
 

@@ -1,0 +1,51 @@
+"""The gradients of what is trained: where they lie, how they are clipped, and how they are cleared."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+KEPT = 2**28  # bytes; larger gradients are freed after each step, since there memory is dearer than time
+
+
+class Gradients:
+    """The gradients of float32 parameters on one device.
+
+    Small ones are views of one buffer that stays: it is averaged, measured and cleared at once, and backward need not
+    find memory anew. Large ones are torch's own, which do not exist while the forward pass needs memory most.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters, self.buffer = parameters, None
+        sizes = [p.numel() for p in parameters]
+        if parameters and 4 * sum(sizes) <= KEPT:
+            self.buffer = torch.zeros(sum(sizes), device=parameters[0].device)
+            for p, piece in zip(parameters, self.buffer.split(sizes), strict=True):
+                p.grad = piece.view_as(p)
+
+    def tensors(self) -> list[Tensor]:
+        """Return what holds all gradients."""
+        if self.buffer is not None:
+            return [self.buffer]
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def clip(self, max_norm: float, optimizer: torch.optim.Optimizer, *, in_step: bool) -> Tensor:
+        """Bring the norm over all gradients down to `max_norm` and return what it was.
+
+        With `in_step` a fused optimizer divides in its next step, which passes over the gradients anyway.
+        """
+        norm = torch.nn.utils.get_total_norm(self.tensors())
+        excess = ((norm + 1e-6) / max_norm).clamp(min=1)
+        if in_step and optimizer.defaults.get("fused"):
+            optimizer.grad_scale = excess
+        else:
+            torch._foreach_div_(self.tensors(), excess)
+        return norm
+
+    def clear(self) -> None:
+        """Forget the gradients of this step."""
+        if self.buffer is not None:
+            self.buffer.zero_()
+            return
+        for p in self.parameters:
+            p.grad = None
