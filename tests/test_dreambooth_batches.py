@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import tiny_dreambooth as tiny
 import torch
+from PIL import Image
 
-from likeness.dreambooth.batches import ENCODE_BATCH, Batches
+from likeness.dreambooth.batches import ENCODE_BATCH, Batches, to_bytes, to_unit
 from likeness.models import load_pipeline
 from likeness.subjects import load_photos, to_tensor
 
@@ -91,6 +92,12 @@ def test_caching_holds_a_few_pictures_at_a_time_and_gives_the_same_latents(tmp_p
         together = whole(pixels * 2 - 1).latent_dist
     assert torch.allclose(batches.posterior.mean, together.mean, atol=1e-5)
     assert torch.allclose(batches.posterior.std, together.std, atol=1e-5)
+
+
+def test_pictures_held_as_bytes_are_the_same_floats():
+    every = torch.arange(256, dtype=torch.uint8)
+    read = to_tensor(Image.fromarray(every.view(16, 16, 1).expand(-1, -1, 3).numpy()))
+    assert to_bytes(read).dtype == torch.uint8 and torch.equal(to_unit(to_bytes(read)), read)
 
 
 def test_every_picture_is_trained_with_its_own_words(tmp_path):

@@ -211,7 +211,7 @@ class Loop:
         return grad_norm
 
     def trained_from(self, step: int) -> Gradients:
-        """Return the gradients of what is trained from here on; a text encoder whose share is over is frozen and cached."""
+        """Return the gradients of what is trained from here on; a text encoder whose share is over is frozen."""
         settings, trainable = self.settings, self.trainable
         if step >= settings.text_encoder_steps:
             if "text_encoder" in trainable.parts:
