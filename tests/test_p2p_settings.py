@@ -213,11 +213,17 @@ def test_windows_are_judged_by_the_steps_that_are_drawn(pipe):
 def test_a_sampler_that_draws_noise_of_its_own_is_refused(tiny_pipe):
     from diffusers import DPMSolverMultistepScheduler
 
-    tiny_pipe.scheduler = DPMSolverMultistepScheduler.from_config(
-        tiny_pipe.scheduler.config, algorithm_type="sde-dpmsolver++"
-    )
-    with pytest.raises(ValueError, match=r"new noise at every step.*'dpmsolver\+\+'"):
+    known = tiny_pipe.scheduler
+    noisy = DPMSolverMultistepScheduler.from_config(known.config, algorithm_type="sde-dpmsolver++")
+    refusal = r"new noise at every step.*'dpmsolver\+\+'"
+    tiny_pipe.scheduler = noisy
+    with pytest.raises(ValueError, match=refusal):
         draw(tiny_pipe, [Replace(TARGET)], noise(0))
+    tiny_pipe.scheduler = known
+    with prompt_to_prompt(tiny_pipe, SOURCE, [Replace(TARGET)]) as p2p:
+        tiny_pipe.scheduler = noisy  # also when it comes later
+        with pytest.raises(ValueError, match=refusal):
+            tiny_pipe(**p2p.inputs, latents=p2p.latents(noise(0)), num_inference_steps=2, output_type="latent")
 
 
 def test_maps_are_shown_in_the_reference_behaviours_without_a_blend(pipe):

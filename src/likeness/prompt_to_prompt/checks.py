@@ -28,17 +28,7 @@ def check_pipeline(pipe: Any) -> None:
     names = {cls.__name__ for cls in type(pipe).__mro__}
     if not names & set(PIPELINES):
         raise ValueError(f"{type(pipe).__name__} cannot be edited; use one of {', '.join(PIPELINES)}.")
-    if type(pipe.scheduler).__name__ not in HISTORY:
-        raise ValueError(
-            f"{type(pipe.scheduler).__name__} is not supported; set pipe.scheduler to one of "
-            f"{', '.join(HISTORY)} (SomeScheduler.from_config(pipe.scheduler.config))."
-        )
-    algorithm = getattr(pipe.scheduler.config, "algorithm_type", None) or ""
-    if algorithm.startswith("sde"):
-        raise ValueError(
-            f"algorithm_type={algorithm!r} draws new noise at every step, another for source and targets, so nothing "
-            f"can be kept: use {algorithm.removeprefix('sde-')!r}."
-        )
+    check_scheduler(pipe.scheduler)
     if getattr(pipe.unet, "encoder_hid_proj", None) is not None:
         raise ValueError(
             "an IP-Adapter is loaded, whose attention is not text's: call pipe.unload_ip_adapter() first."
@@ -52,6 +42,21 @@ def check_pipeline(pipe: Any) -> None:
                 f"{name} is a {processor}, which Prompt-to-Prompt cannot stand in for: call "
                 "pipe.unet.set_attn_processor(AttnProcessor2_0()) first."
             )
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise ValueError unless it is known what LocalBlend and shared noise have to do with this sampler."""
+    if type(scheduler).__name__ not in HISTORY:
+        raise ValueError(
+            f"{type(scheduler).__name__} is not supported; set pipe.scheduler to one of "
+            f"{', '.join(HISTORY)} (SomeScheduler.from_config(pipe.scheduler.config))."
+        )
+    algorithm = getattr(scheduler.config, "algorithm_type", None) or ""
+    if algorithm.startswith("sde"):
+        raise ValueError(
+            f"algorithm_type={algorithm!r} draws new noise at every step, another for source and targets, so nothing "
+            f"can be kept: use {algorithm.removeprefix('sde-')!r}."
+        )
 
 
 def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from likeness.prompt_to_prompt.checks import (
     check_edits,
     check_pipeline,
     check_prompts,
+    check_scheduler,
     edit_notices,
     limit_notices,
     mask_notices,
@@ -139,6 +140,7 @@ class PromptToPrompt:
             )
 
     def _begin(self, sample: Tensor, evaluations: int) -> None:
+        check_scheduler(self.pipe.scheduler)  # it may be another than on entry
         guided = bool(self.pipe.do_classifier_free_guidance)
         rows = len(sample) // (2 if guided else 1)
         prompts = len(self.prompts)
