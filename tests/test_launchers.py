@@ -174,8 +174,8 @@ def test_launchers_with_processes_of_their_own(out, launcher, plugin):
     assert written(out) == before and len(before) == 2, "the second run draws nothing"
 
 
+@pytest.mark.slow
 def test_joblibs_workers_draw_what_is_missing_and_nothing_else(out):
-    """The launcher's own processes in every run of the tests; the rest of them is slow."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     from likeness.study.cell import run_cell
 

@@ -53,6 +53,7 @@ def test_a_report_takes_its_share_of_20_s_for_a_thousand_cells(tmp_path, monkeyp
     assert first < 25 * 0.02 + 1.5 and again < 0.75 * first  # thumbnails are remembered
 
 
+@pytest.mark.slow
 def test_two_hundred_cells_of_32_seeds_stay_below_20_mb(tmp_path, monkeypatch):
     run = sweep_of(tmp_path, 5, monkeypatch, side=256, seeds=32)  # a fortieth of the cells, and of the page
     folders = [run.parent / "cells" / f"cell{i}" for i in range(5)]
