@@ -91,6 +91,7 @@ class Model:
     num_train_steps: dict[str, int] = field(default_factory=dict)  # by schedule
     learning_rate: dict[str, float] = field(default_factory=dict)  # by method
     text_encoder_learning_rate: dict[str, float] = field(default_factory=dict)  # by method
+    lr_scheduler: str = "constant"
 
 
 @dataclass
@@ -231,8 +232,9 @@ AXES = ("style", "scene", "target", "addition", "word", "weight")
 
 
 def register() -> None:
-    """Put the schemas and the `slug` resolver where Hydra finds them; harmless when repeated."""
+    """Put the schemas and the resolvers `slug` and `range` where Hydra finds them; harmless when repeated."""
     OmegaConf.register_new_resolver("slug", slug, replace=True)
+    OmegaConf.register_new_resolver("range", lambda count: list(range(count)), replace=True)  # seeds: ${range:128}
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Train)
     store.store(name="sweep_schema", node=Sweep)
