@@ -7,6 +7,7 @@ import pytest
 import tiny_dreambooth as tiny
 import torch
 
+from likeness.dreambooth.checkpoint import find
 from likeness.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -146,7 +147,7 @@ def test_a_checkpoint_that_no_longer_fits_keeps_the_old_one(tmp_path, monkeypatc
     assert [f.name for f in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-2"]
 
 
-def test_another_number_of_processes_is_refused_and_another_device_named(tmp_path):
+def test_another_number_of_processes_is_refused_and_other_devices_or_threads_named(tmp_path):
     """As the checkpoint says them, for a run that goes on alone on the CPU."""
     tiny.train_tiny(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
@@ -159,3 +160,9 @@ def test_another_number_of_processes_is_refused_and_another_device_named(tmp_pat
     result = tiny.train_tiny(tmp_path / "run")
     assert result.resumed_from == 6
     assert result.notices[0].startswith("checkpoint-6 was trained on cuda, this launch is on cpu")
+
+    here, said = json.loads(file.read_text()), []
+    assert here["threads"] == torch.get_num_threads()
+    file.write_text(json.dumps(here | {"threads": 99, "device": "cpu"}))
+    assert find(tmp_path / "run", here | {"device": "cpu"}, said) == file.parent
+    assert f"with 99 CPU thread(s), this launch has {here['threads']}" in said[0]

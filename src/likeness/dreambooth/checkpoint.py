@@ -69,7 +69,7 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
     """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones.
 
     `about` is what `save` was given. Another number of processes draws other random numbers and is refused;
-    another kind of device rounds otherwise and is named.
+    another kind of device, or on a CPU another number of threads, rounds otherwise and is named.
     """
     for folder in _numbered(out):
         state = read_json(folder / STATE)
@@ -92,6 +92,12 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
             notices.append(
                 f"{folder.name} was trained on {state['device']}, this launch is on {about['device']}: the result "
                 "will not be the same to the last bit"
+            )
+        elif about["device"] == "cpu" and state.get("threads", about["threads"]) != about["threads"]:
+            notices.append(
+                f"{folder.name} was trained with {state['threads']} CPU thread(s), this launch has "
+                f"{about['threads']}: the result will not be the same to the last bit (set OMP_NUM_THREADS="
+                f"{state['threads']} for that)"
             )
         return folder
     return None

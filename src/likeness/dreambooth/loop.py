@@ -264,6 +264,7 @@ class Loop:
             "identity": self.run.identity,
             "world": self.processes.world,
             "device": self.processes.device.type,
+            "threads": torch.get_num_threads(),
         }
 
     def _save_checkpoint(self, step: int) -> Path:
