@@ -134,6 +134,34 @@ def test_the_space_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, options)
     assert asked[1] == pytest.approx(asked[0] - left, rel=0.1)
 
 
+def test_what_a_killed_save_left_takes_no_room_from_the_same_command(tmp_path, monkeypatch):
+    """Whole checkpoints count as there, so only the rest has to fit."""
+    import likeness.dreambooth.checkpoint as module
+    import likeness.dreambooth.setup as setup
+
+    out, real, asked, calls = tmp_path / "run", module.save_file, [], [0]
+    options = {"num_train_steps": 2, "checkpoint_every": 1, "validation_every": 0}
+
+    def killed(tensors, path):
+        calls[0] += 1
+        real(tensors, path)
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+
+    def look(folder, size, what):
+        asked.append([f.name for f in out.glob(".*.*")])
+
+    monkeypatch.setattr(module, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train_tiny(out, **options)
+    monkeypatch.undo()
+    assert (out / ".checkpoint-2.partial").is_dir()
+    (out / ".model.partial").mkdir()
+    monkeypatch.setattr(setup, "need_space", look)
+    assert tiny.train_tiny(out, **options).resumed_from == 1
+    assert asked == [[]] and not list(out.glob(".*.*"))
+
+
 def test_a_checkpoint_that_no_longer_fits_keeps_the_old_one(tmp_path, monkeypatch):
     usage, asked = shutil.disk_usage(tmp_path), [0]
 

@@ -121,9 +121,9 @@ def write_folder(target: Path, fill: Callable[[Path], None], what: str) -> None:
         raise
 
 
-def remove_leftovers(out: Path) -> None:
-    """Delete what a finished run no longer needs and could not delete itself when it was killed at its end."""
-    for place in (out / RUNGS, *out.glob(".*.old"), *out.glob(".*.partial")):
+def remove_leftovers(out: Path, finished: bool) -> None:
+    """Delete what a killed run could not: half-written and replaced files; of a finished one also the ladder."""
+    for place in (*([out / RUNGS] if finished else []), *out.glob(".*.old"), *out.glob(".*.partial")):
         if place.is_dir():
             shutil.rmtree(place, ignore_errors=True)
         else:
