@@ -145,7 +145,7 @@ def interrupted(tmp_path, reference):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "half a manifest"])
 def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
     file = interrupted / "checkpoint-6" / "optimizer.safetensors"
     data = bytearray(file.read_bytes())
@@ -156,6 +156,8 @@ def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
         file.write_bytes(data)
     else:
         (interrupted / "checkpoint-6" / "state.json").unlink()
+        if damage == "half a manifest":
+            (interrupted / "checkpoint-6" / "state.json").write_text('{"program": "likeness.dreambooth", "step": 6}')
     said, root = [], interrupted.with_name("run-class")
     result = tiny.train_tiny(interrupted, class_root=root, on_event=lambda e: said.extend(e.notices), **OPTIONS)
     assert result.resumed_from == 4
