@@ -76,6 +76,8 @@ def test_subjects_that_do_not_go_together(concept):
         ({"ladder": 900}, "ladder=900 must lie between 0"),
         ({"method": "lora", "train_text_encoder": True}, "does nothing with method=lora; use lora_text_encoder"),
         ({"lora_text_encoder": 0.5}, "does nothing with method=full; use train_text_encoder"),
+        ({"train_text_encoder": 0.0001}, "train_text_encoder=0.0001 of 800 steps is less than one"),
+        ({"method": "lora", "lora_text_encoder": 0.0001}, "lora_text_encoder=0.0001 of 800 steps .* at least 0.0013"),
         ({"train_text_encoder": True, "cache_text_embeddings": True}, "cache_text_embeddings=true"),
     ],
 )

@@ -289,6 +289,12 @@ def _check_settings(s: TrainSettings) -> None:
     if getattr(s, idle):
         other = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
         raise InputError(f"{idle} does nothing with method={s.method}; use {other}.")
+    asked = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
+    if getattr(s, asked) and not s.text_encoder_steps:
+        raise InputError(
+            f"{asked}={getattr(s, asked)} of {s.num_train_steps} steps is less than one and would train nothing; "
+            f"give at least {1 / s.num_train_steps:.2g}, or {asked}=false."
+        )
     if s.cache_text_embeddings and s.text_encoder_steps:
         raise InputError(
             "cache_text_embeddings=true while the text encoder is trained would train it on nothing; "
