@@ -88,7 +88,7 @@ def test_settings_out_of_range(change, message):
 
 def test_eight_bit_adam_needs_its_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'likeness\[8bit\]'"):
+    with pytest.raises(InputError, match=r"run: uv pip install -e '\.\[8bit\]'"):
         TrainSettings(use_8bit_adam=True)
 
 

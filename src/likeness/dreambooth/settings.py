@@ -301,4 +301,4 @@ def _check_settings(s: TrainSettings) -> None:
             "leave cache_text_embeddings empty or freeze the text encoder."
         )
     if s.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("use_8bit_adam needs bitsandbytes, which is not installed: pip install 'likeness[8bit]'.")
+        raise InputError("use_8bit_adam needs bitsandbytes, which is not installed; run: uv pip install -e '.[8bit]'")
