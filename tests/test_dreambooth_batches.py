@@ -6,8 +6,17 @@ import pytest
 import tiny_dreambooth as tiny
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
-from likeness.dreambooth.batches import ENCODE_BATCH, Batches, to_bytes, to_unit
+from likeness.dreambooth.batches import (
+    ENCODE_BATCH,
+    Batches,
+    Posterior,
+    read_posterior,
+    to_bytes,
+    to_unit,
+    write_posterior,
+)
 from likeness.models import load_pipeline
 from likeness.subjects import load_photos, to_tensor
 
@@ -92,6 +101,20 @@ def test_caching_holds_a_few_pictures_at_a_time_and_gives_the_same_latents(tmp_p
         together = whole(pixels * 2 - 1).latent_dist
     assert torch.allclose(batches.posterior.mean, together.mean, atol=1e-5)
     assert torch.allclose(batches.posterior.std, together.std, atol=1e-5)
+
+
+def test_a_full_disk_only_means_encoding_again(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    file = tmp_path / "latents.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        write_posterior(Posterior(torch.ones(2), torch.ones(2)), file)
+    assert not list(tmp_path.iterdir()) and read_posterior(file) is None
+    write_posterior(Posterior(torch.ones(2), torch.ones(2)), file)
+    assert torch.equal(read_posterior(file).mean, torch.ones(2))
 
 
 def test_pictures_held_as_bytes_are_the_same_floats():

@@ -242,6 +242,7 @@ def read_posterior(path: Path) -> Posterior | None:
 
 def write_posterior(posterior: Posterior, path: Path) -> None:
     """Store posteriors atomically; a full disk only means computing them again."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -249,5 +250,5 @@ def write_posterior(posterior: Posterior, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"mean": posterior.mean.cpu().contiguous(), "std": posterior.std.cpu().contiguous()}, fresh)
         fresh.replace(path)
-    except OSError:
+    except (OSError, SafetensorError):  # the latter is how safetensors reports a full disk
         fresh.unlink(missing_ok=True)
