@@ -174,10 +174,18 @@ def test_a_word_of_the_embedded_models_language_is_no_identifier(world, tmp_path
 
 
 @pytest.mark.parametrize("how", ["dry_run=true", "dry_run=false"])
-def test_a_class_folder_that_is_not_there_is_said_before_a_run_is_opened(world, tmp_path, monkeypatch, how):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("prior_class.folder=/nowhere",), "class folder /nowhere does not exist"),
+        (("model.mixed_precision=fp16", "device=cpu"), "float16 does not run on the CPU"),
+        (("device=tpu",), "device=tpu is unknown"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_a_run_is_opened(world, tmp_path, monkeypatch, how, options, message):
     monkeypatch.setattr(module.tracking, "start_run", lambda *args, **kwargs: pytest.fail("a run was opened"))
-    with pytest.raises(InputError, match=r"class folder .*nowhere does not exist"):
-        finetune(train_of(tmp_path, f"prior_class.folder={tmp_path / 'nowhere'}", how), tmp_path / "run", [])
+    with pytest.raises(InputError, match=message):
+        finetune(train_of(tmp_path, *options, how), tmp_path / "run", [])
 
 
 def test_an_unfinished_run_with_other_settings_beside_it_is_named(world, tmp_path, capsys):

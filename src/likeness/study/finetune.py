@@ -84,6 +84,7 @@ def _job(train: Train, subjects: list[Subject]) -> _Job:
         sample_guidance_scale=train.model.guidance_scale,
         progress_bars=not progress.shown(),
     )
+    models.resolve_dtype(settings.mixed_precision, models.resolve_device(train.device))  # refuses one that is not here
     base = place.model_source(train.model)
     dreambooth.check_concepts(concepts, settings)
     dreambooth.check_class_folders(concepts, settings)
