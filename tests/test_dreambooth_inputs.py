@@ -10,6 +10,7 @@ import tiny_dreambooth as tiny
 import torch
 
 from likeness.dreambooth import TrainSettings, check_concepts
+from likeness.dreambooth.settings import check_class_folders
 from likeness.dreambooth.setup import Run, check_pipeline
 from likeness.errors import InputError
 from likeness.subjects import Photo
@@ -146,6 +147,18 @@ def test_a_users_own_class_folder_is_used(tmp_path, concept):
     with pytest.raises(InputError, match=r"cannot read 01.png"):
         tiny.train_tiny(tmp_path / "fourth", concepts=[own], num_class_images=3)
     assert not (tmp_path / "fourth").exists(), "said before anything is loaded or written"
+
+
+def test_one_class_folder_does_not_show_two_classes(tmp_path):
+    folder = tiny.save_photos(tmp_path / "class", 3)
+    man, dog = (
+        replace(tiny.concept(tiny.root() / "photos", *who), class_dir=folder)
+        for who in (("tuki", "man"), ("bnhx", "dog"))
+    )
+    settings = tiny.settings(num_class_images=3)
+    with pytest.raises(InputError, match=r"as 'photo of a man' and as 'photo of a dog'; leave the folder out"):
+        check_class_folders([man, dog], settings)
+    check_class_folders([man, replace(dog, class_prompts=man.class_prompts)], settings)
 
 
 @pytest.mark.parametrize(

@@ -191,10 +191,20 @@ def check_concepts(concepts: list[Concept], settings: TrainSettings) -> None:
 
 
 def check_class_folders(concepts: list[Concept], settings: TrainSettings) -> None:
-    """Refuse a user's own class folder that is not there, has too few pictures or unreadable ones.
+    """Refuse a user's own class folder that is not there, has too few pictures or unreadable ones, or is two classes'.
 
     Its content belongs to the run's identity even where prior_loss_weight=0 has no picture trained on.
     """
+    shown: dict[Path, str] = {}
+    for concept in concepts:
+        if concept.class_dir is not None and concept.class_prompts:
+            prompt = concept.class_prompts[0]
+            if shown.setdefault(concept.class_dir, prompt) != prompt:
+                raise InputError(
+                    f"class folder {concept.class_dir} would be trained on as {shown[concept.class_dir]!r} and as "
+                    f"{prompt!r}; leave the folder out to have each class drawn, or give one class prompt that "
+                    "describes its pictures for all subjects."
+                )
     for concept in concepts:
         if concept.class_dir is not None:
             check_class_dir(concept.class_dir, settings.num_class_images if settings.prior_loss_weight else 0)
