@@ -12,6 +12,7 @@ from likeness.dreambooth.batches import (
     ENCODE_BATCH,
     Batches,
     Posterior,
+    posterior_key,
     read_posterior,
     to_bytes,
     to_unit,
@@ -140,6 +141,11 @@ def test_every_picture_is_trained_with_its_own_words(tmp_path):
     assert found[:6] == [plain, plain, sea, sea, plain, plain] and dropped == ""
     assert found[6:] == ["a man", "drawing of a man", "a man", "drawing of a man", "a man"]
     assert words(replace(concept, class_dir=tmp_path / "class"))[0][6:] == ["a man"] * 5
+
+
+def test_latents_of_another_kind_of_device_are_another_cache():
+    about = ("m", [tiny.concept(tiny.root() / "photos")], [[]], tiny.settings(), 32)
+    assert len({posterior_key(*about, device) for device in ("cpu", "cuda", "cuda")}) == 2
 
 
 def test_fresh_crops_differ_at_every_step(tmp_path):

@@ -218,10 +218,11 @@ def posterior_key(
     class_files: list[list[Path]],
     settings: TrainSettings,
     resolution: int,
+    device_type: str,
 ) -> str:
     """Hash what decides the cached posteriors."""
     digest = hashlib.sha256()
-    options = [model_id, resolution, settings.crops, settings.flip, settings.crops and settings.seed]
+    options = [model_id, device_type, resolution, settings.crops, settings.flip, settings.crops and settings.seed]
     digest.update(json.dumps([*options, [photos_hash(c.photos) for c in concepts]]).encode())
     for file in (file for files in class_files for file in files):
         digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -116,6 +116,7 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
             run.resolution,
             PRECISION[settings.mixed_precision],
             settings.seed,
+            processes.device.type,
         )
 
         def draw_block(prompts: list[str], noise: torch.Tensor, request: ClassRequest = request):
@@ -145,7 +146,8 @@ def prepare_batches(run: Run, pipe, class_files: list[list[Path]], model_id: str
     settings = run.settings
     if settings.cache_latents and settings.crops < 0:
         run.notices.append("crops=-1 draws a fresh crop at every step, so latents are not cached")
-    key = posterior_key(model_id, run.concepts, class_files, settings, run.resolution)
+    kind = run.processes.device.type
+    key = posterior_key(model_id, run.concepts, class_files, settings, run.resolution, kind)
     make_folder(class_root)
     cache = class_root / f"latents-{key}.safetensors"
 
