@@ -135,7 +135,8 @@ def test_an_output_that_cannot_be_written(tmp_path):
 def test_a_users_own_class_folder_is_used(tmp_path, concept):
     folder = shutil.copytree(tiny.root() / "photos2", tmp_path / "class")
     own = replace(concept, class_dir=folder)
-    tiny.train_tiny(tmp_path / "run", concepts=[own], num_class_images=3, num_train_steps=1)
+    done = tiny.train_tiny(tmp_path / "run", concepts=[own], num_class_images=2, num_train_steps=1)
+    assert done.notices == [f"class folder {folder}: the first 2 pictures by name are used (num_class_images), 1 not"]
     with pytest.raises(InputError, match="holds 3 pictures, num_class_images=4"):
         tiny.train_tiny(tmp_path / "other", concepts=[own], num_class_images=4)
     with pytest.raises(InputError, match="does not exist"):

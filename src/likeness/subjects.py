@@ -231,6 +231,11 @@ def check_class_dir(folder: str | Path, count: int) -> list[Path]:
     return images[:count]
 
 
+def unused_pictures(folder: str | Path, count: int) -> int:
+    """Return how many pictures of a user's own class folder come after the first `count`."""
+    return max(0, len(_class_dir_images(folder)) - count)
+
+
 def class_dir_hash(folder: str | Path, count: int) -> str:
     """Hash the bytes of the first `count` pictures of a user's own class folder, in order (12 hex digits)."""
     digest = hashlib.sha256()
@@ -303,6 +308,15 @@ def _warn_about(
 
 def _under(side: int, images: list[Path], sizes: list[tuple[int, int]]) -> list[str]:
     return [f"{i.name} ({w}x{h})" for i, (w, h) in zip(images, sizes, strict=True) if min(w, h) < side]
+
+
+def small_photos(photos: Sequence[Photo], resolution: int) -> list[str]:
+    """Name the photos with a side under `resolution` pixels, as "00.png (96x96)"."""
+    sizes = []
+    for photo in photos:
+        with Image.open(photo.path) as image:
+            sizes.append(image.size)
+    return _under(resolution, [photo.path for photo in photos], sizes)
 
 
 def _caption(image: Path) -> str | None:

@@ -15,7 +15,13 @@ from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings,
 from likeness.dreambooth.storage import RUNGS, need_space
 from likeness.errors import InputError
 from likeness.models import ModelSource
-from likeness.subjects import ClassRequest, check_class_dir, class_images, make_folder
+from likeness.subjects import (
+    ClassRequest,
+    check_class_dir,
+    class_images,
+    make_folder,
+    unused_pictures,
+)
 
 OnEvent = Callable[[Event], None]
 ProbeSamples = Callable[[Samples], "dict[str, float]"]
@@ -107,6 +113,12 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
             continue
         if concept.class_dir is not None:
             files.append(check_class_dir(concept.class_dir, settings.num_class_images))
+            unused = unused_pictures(concept.class_dir, settings.num_class_images)
+            if unused:
+                run.notices.append(
+                    f"class folder {concept.class_dir}: the first {settings.num_class_images} pictures by name are "
+                    f"used (num_class_images), {unused} not"
+                )
             continue
         request = ClassRequest(
             model_id,
