@@ -13,6 +13,7 @@ from likeness.dreambooth import TrainSettings, check_concepts
 from likeness.dreambooth.settings import check_class_folders
 from likeness.dreambooth.setup import Run, check_pipeline
 from likeness.errors import InputError
+from likeness.models import load_pipeline
 from likeness.subjects import Photo
 
 SETTINGS = TrainSettings()
@@ -160,6 +161,19 @@ def test_one_class_folder_does_not_show_two_classes(tmp_path):
     with pytest.raises(InputError, match=r"as 'photo of a man' and as 'photo of a dog'; leave the folder out"):
         check_class_folders([man, dog], settings)
     check_class_folders([man, replace(dog, class_prompts=man.class_prompts)], settings)
+
+
+def test_photos_smaller_than_a_resolution_that_only_the_model_knows_are_named(tmp_path, monkeypatch):
+    """Its native size; a given one is compared when the photos are found."""
+    pipe, concept = load_pipeline(tiny.source(tiny.root() / "model")), tiny.concept(tiny.root() / "photos")
+    monkeypatch.setattr(pipe.unet.config, "sample_size", 64, raising=False)
+    said = {}
+    for resolution in (None, 128):
+        run = Run(tiny.source(tmp_path), [concept], tiny.settings(resolution=resolution), tmp_path, None, {}, print)
+        check_pipeline(pipe, run)
+        said[resolution] = run.notices
+    assert said[None][0].startswith("smaller than the model's 128 pixels: 00.png (96x96), 01.png (96x112)")
+    assert not said[128]
 
 
 @pytest.mark.parametrize(

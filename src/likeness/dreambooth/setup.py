@@ -20,6 +20,7 @@ from likeness.subjects import (
     check_class_dir,
     class_images,
     make_folder,
+    small_photos,
     unused_pictures,
 )
 
@@ -58,6 +59,9 @@ def check_pipeline(pipe, run: Run) -> None:
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if run.resolution % step:
         raise InputError(f"resolution={run.resolution} must be a multiple of {step} for this model.")
+    if run.settings.resolution is None:  # a given one is known, and photos are held against it, before this
+        small = [name for concept in run.concepts for name in small_photos(concept.photos, run.resolution)]
+        run.notices += [f"smaller than the model's {run.resolution} pixels: {', '.join(small)}"] if small else []
     needed = _space(pipe, run.settings)
     there = sum(f.stat().st_size for name in ("checkpoint-*", RUNGS) for f in run.out.glob(f"{name}/*"))
     need_space(run.out, max(0, needed - there), "the checkpoints and the fine-tuned model")
