@@ -89,6 +89,8 @@ def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
     assert prior_of(named, tuki).prompts[0] == "photo of keanu reeves"
     assert model_folder(own) == model_folder(named), "for one subject they are the same training"
     assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
+    assert model_folder(own, [bnh, tuki]).name.startswith("bnh+tuki-own-full-")
+    assert model_folder(named, [bnh, tuki]).name.startswith(f"bnh+tuki-{named.prior_class.name}-full-")
 
 
 @pytest.mark.filterwarnings("ignore:.*the same picture:UserWarning")

@@ -123,9 +123,10 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     if models.locate(base)[0] != "hub":
         identity["weights"] = models.weights_id(base)
     who = "+".join(slug(s.name) for s in chosen)
+    each_its_own = len(chosen) > 1 and config.prior_class.own
     parts = (
         who,
-        slug(config.prior_class.name),
+        "own" if each_its_own else slug(config.prior_class.name),
         slug(config.method.name),
         slug(config.schedule.name),
         short_hash(identity),
