@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from likeness import config, models
 from likeness.config import load_subject
-from likeness.dreambooth import storage
+from likeness.dreambooth import TrainSettings, storage
 from likeness.errors import InputError
 from likeness.study import place
 from likeness.study.cell import run_cell
@@ -89,6 +89,21 @@ def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
     assert prior_of(named, tuki).prompts[0] == "photo of keanu reeves"
     assert model_folder(own) == model_folder(named), "for one subject they are the same training"
     assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
+    assert model_folder(own, [bnh, tuki]).name.startswith("bnh+tuki-own-full-")
+    assert model_folder(named, [bnh, tuki]).name.startswith(f"bnh+tuki-{named.prior_class.name}-full-")
+
+
+def test_the_text_encoders_layers_with_adapters_can_be_chosen():
+    """Models made before that keep their names."""
+    usual, fewer = (train("method=lora", *more) for more in ((), ("method.lora_text_encoder_targets=[q_proj]",)))
+    assert place.settings(usual).lora_text_encoder_targets == TrainSettings().lora_text_encoder_targets
+    assert place.settings(fewer).lora_text_encoder_targets == ("q_proj",)
+    hashed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "short_hash", lambda identity: hashed.append(identity["method"]) or "0")
+        model_folder(usual), model_folder(fewer)
+    assert "lora_text_encoder_targets" not in hashed[0]
+    assert hashed[1] == hashed[0] | {"lora_text_encoder_targets": ["q_proj"]}
 
 
 @pytest.mark.filterwarnings("ignore:.*the same picture:UserWarning")
@@ -221,6 +236,8 @@ def test_one_subject_is_no_list_of_several():
         ("subjects=[bnh,tuki] subject.photos=/me", "subject.photos=/me does nothing with subjects=.bnh,tuki."),
         ("method.lora_rank=4", "method.lora_rank=4 does nothing with method=full"),
         ("method.lora_text_encoder=false", "use method.train_text_encoder"),
+        ("method.lora_text_encoder_targets=[q_proj]", "does nothing with method=full"),
+        ("method=lora model.train_text_encoder=0 method.lora_text_encoder_targets=[q_proj]", "that is not trained"),
         ("method=lora method.train_text_encoder=false", "use method.lora_text_encoder"),
         ("method.train_text_encoder=false schedule.text_encoder_learning_rate=1e-5", "that is not trained"),
         ("prior_class=none prior_class.num_class_images=20", "such as prior_class=none; leave it out"),
@@ -250,6 +267,7 @@ def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
     "typed",
     [
         "subjects=[bnh,tuki] schedule=quick", "subject=bnh subject.photos=/me", "method=lora method.lora_rank=4",
+        "method=lora method.lora_text_encoder_targets=[q_proj]",
         "schedule.text_encoder_learning_rate=1e-5", "model=sd15 model.revision=main", "schedule.crops=-1",
         "prior_class.own=false prior_class.class_word=man", "sample_every=0 schedule=find sample_prompts=[x]",
     ],

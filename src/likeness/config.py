@@ -19,6 +19,7 @@ from likeness.errors import InputError
 OPERATORS = ("replace", "refine", "reweight")
 BEHAVIOURS = ("corrected", "reference_stable", "reference_null")
 SCHEDULERS = ("ddim", "pndm", "dpm", "euler")
+TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
 
 
@@ -106,6 +107,7 @@ class Method:
     lora_alpha: float | None = None
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     lora_text_encoder: Any = 0.0  # likewise
+    lora_text_encoder_targets: list[str] = field(default_factory=lambda: list(TEXT_ENCODER_TARGETS))
 
 
 @dataclass
