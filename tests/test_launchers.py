@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tiny_study
 from hydra import compose, initialize_config_dir
 
 from likeness import launch
-from likeness.study import cells, dry_run, failures
+from likeness.study import cells, dry_run, evaluate_cells, failures
 from likeness.study.progress import SweepProgress
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,16 @@ def test_a_launcher_that_is_not_installed_is_one_line_with_the_command(tmp_path)
     assert done.returncode == 1 and done.stderr.strip().splitlines() == [
         "error: Hydra's JoblibLauncher is not installed; run: uv pip install -e '.[joblib]'"
     ]
+
+
+@pytest.mark.parametrize("name", ["sweep", "train"])
+def test_launches_of_one_second_have_folders_of_their_own_that_sort_by_time(name):
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        made = [compose(name, return_hydra_config=True, overrides=["hydra.job.num=3"]) for _ in range(2)]
+    folders = [Path(cfg.hydra.run.dir).name for cfg in made]
+    assert folders[0] < folders[1] and [Path(cfg.hydra.sweep.dir).name for cfg in made] == folders, "one per launch"
+    assert all(re.fullmatch(rf"\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{{6}}_{name}", folder) for folder in folders)
+    assert list(evaluate_cells.newest([Path(folder) for folder in folders])) == [name]
 
 
 HEAVY = """

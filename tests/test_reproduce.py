@@ -108,13 +108,17 @@ def test_a_module_gets_the_newest_run_of_every_sweep(notebook, tmp_path):
     page = (notebook / "README.md").read_text()
     command = reproduce.read_experiment(notebook).command
     (other / "README.md").write_text(page.replace(command, "python -m likeness.results outputs/runs/RUN ..."))
-    for name in ("2026-01-01_10-00-00_002_local_edits", "2026-01-02_10-00-00_002_local_edits", "2026-01-03_1_sweep"):
+    for name in (
+        "2026-01-01_10-00-00_002_local_edits",
+        "2026-01-02_10-00-00-000001_002_local_edits",
+        "2026-01-03_1_sweep",
+    ):
         (tmp_path / "out" / "runs" / name).mkdir(parents=True)
     cell = write_cell(tmp_path / "cells", "one")
-    point(tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits", cell)
+    point(tmp_path / "out" / "runs" / "2026-01-02_10-00-00-000001_002_local_edits", cell)
     experiment = reproduce.read_experiment(other)
     assert not experiment.is_sweep and reproduce.run_module(experiment, tmp_path / "out") == 0
-    (tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits" / "0" / "cell.txt").unlink()
+    (tmp_path / "out" / "runs" / "2026-01-02_10-00-00-000001_002_local_edits" / "0" / "cell.txt").unlink()
     assert reproduce.run_module(experiment, tmp_path / "out") == 1  # nothing there: the older run is not taken
 
 

@@ -13,8 +13,8 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from likeness.errors import InputError
@@ -70,7 +70,7 @@ def find(root: Path, names: list[str]) -> list[Experiment]:
 
 def run(experiment: Experiment, out: Path, overrides: list[str]) -> tuple[Path, int]:
     """Run the experiment's command; return its run folder and the exit code of the sweep."""
-    run_dir = out / "runs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{experiment.folder.name}"
+    run_dir = out / "runs" / f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S-%f')}_{experiment.folder.name}"
     words = [*shlex.split(experiment.command)[1:], f"out={out}", f"hydra.sweep.dir={run_dir}", *overrides]
     return run_dir, subprocess.run([sys.executable, *words], check=False).returncode
 

@@ -22,7 +22,7 @@ from likeness.report.notebook import fill_page, read_page
 from likeness.study.judged import Row, finished_cells, judged_rows
 
 JUDGED_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)  # negative weights are shown, not judged
-TIMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_(.+)")  # the name of a run folder
+TIMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:-\d{6})?_(.+)")  # the name of a run folder
 MOVED = 3.0  # pixels of 128 beyond which a head has moved
 
 

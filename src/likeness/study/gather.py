@@ -1,6 +1,6 @@
 """Bring the cells of a sweep together: a table in the terminal and the report page. Can be run again at any time.
 
-python -m likeness.study.gather outputs/runs/2026-01-01_10-00-00_sweep
+python -m likeness.study.gather outputs/runs/2026-01-01_10-00-00-123456_sweep
 """
 
 from __future__ import annotations
