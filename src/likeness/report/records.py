@@ -253,6 +253,15 @@ def _training(cell: CellResult) -> str:
     return " ".join(str(name) for name in names if name)
 
 
+def alike_but_training(groups: dict[str, list[CellResult]]) -> list[list[str]]:
+    """Return the names of groups of `measured_alike`, those together whose cells differ in their training alone."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, members in groups.items():
+        conditions = members[0].conditions
+        together.setdefault(tuple(conditions[n] for n in conditions if n != "training"), []).append(name)
+    return list(together.values())
+
+
 def by_backbones(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:
     """Group cells by the weights they were measured with, in order of appearance."""
     groups: dict[str, list[CellResult]] = {}
