@@ -117,7 +117,7 @@ def count_pairs(cells: Iterable[CellResult]) -> int:
 
 def count_sources(cells: Iterable[CellResult]) -> int:
     """Return how many source pictures these pairs come from."""
-    return len({(*_source(cell), row["seed"]) for cell in cells if cell.compares for row in cell.rows})
+    return len({(*source_of(cell), row["seed"]) for cell in cells if cell.compares for row in cell.rows})
 
 
 def direction_of(cells: Sequence[CellResult], metric: str) -> str:
@@ -172,11 +172,11 @@ def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, 
         for seed, value in arms["with"].items():
             other = arms["without"].get(seed)
             if value is not None and other is not None:
-                found.append((value, other, (*_source(cell), seed)))
+                found.append((value, other, (*source_of(cell), seed)))
     return found
 
 
-def _source(cell: CellResult) -> tuple[str, ...]:
+def source_of(cell: CellResult) -> tuple[str, ...]:
     """Return what a cell's source pictures are drawn from, beside their seeds."""
     return cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"]
 
@@ -188,7 +188,8 @@ def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
     that each counts once however many edits it has. Raises ValueError for cells that were measured
     with different backbones for this metric, or drawn by different base models, weights or versions.
     """
-    _refuse_mixtures(cells, metric)
+    refuse_mixtures(cells, metric)
+    refuse_weights(cells)
     both = pairs(cells, metric)
     if not both:
         return None
@@ -201,12 +202,21 @@ def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
     }
 
 
-def _refuse_mixtures(cells: Sequence[CellResult], metric: str) -> None:
-    if len({backbone for cell in cells if (backbone := cell.record["backbones"].get(metric))}) > 1:
-        raise ValueError(f"{metric} was measured with different backbones; such numbers are not pooled.")
+def refuse_mixtures(cells: Sequence[CellResult], *metrics: str) -> None:
+    """Raise ValueError for cells of which these metrics are of different backbones, or that were drawn otherwise.
+
+    That is, by different base models, precisions or versions; the trained weights are `refuse_weights`' part.
+    """
+    for metric in metrics:
+        if len({backbone for cell in cells if (backbone := cell.record["backbones"].get(metric))}) > 1:
+            raise ValueError(f"{metric} was measured with different backbones; such numbers are not pooled.")
     for name in ("model", "precision", "versions"):
         if len(found := {cell.conditions[name] for cell in cells}) > 1:
             raise ValueError(f"cells of different {name} are not pooled: {'; '.join(sorted(found))}.")
+
+
+def refuse_weights(cells: Sequence[CellResult]) -> None:
+    """Raise ValueError where cells of one subject were drawn with different trained weights."""
     weights: dict[str, set[str]] = {}
     for cell in cells:
         weights.setdefault(cell.axes["subject"], set()).add(str(cell.record.get("weights")))
