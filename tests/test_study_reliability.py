@@ -7,6 +7,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import cells_on_disk
 import pytest
 import tiny_study
 
@@ -17,6 +18,7 @@ from likeness.report.records import read_cells
 from likeness.study import cells, draw, failures
 from likeness.study.cell import run_cell
 from likeness.study.gather import gather
+from likeness.study.gather import main as gather_command
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +185,25 @@ def test_a_job_that_was_killed_before_it_could_say_so_is_reported(one, out, caps
     shown = capsys.readouterr().out
     assert "1 of 2 cells failed" in shown and "failed: 1: left nothing" in shown
     assert "killed or timed out" in page.read_text()
+
+
+def test_jobs_that_never_began_are_counted_and_the_exit_code_says_so(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    failures.begin(run, 40)
+    for number in range(2):
+        failures.point_to(run / str(number), cells_on_disk.write_cell(tmp_path / "cells", f"cell{number}"))
+    failures.write(run / "2", None, ["edit=local"], "boom")
+    with pytest.raises(SystemExit) as ended:
+        gather_command([str(run)])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 1 and "37 of 40 jobs left nothing." in shown and "38 of 40 cells failed" in shown
+    assert "failed: 2: edit=local: boom" in shown and "failed: 3 and 36 more: left nothing" in shown
+    assert (run / "report.html").read_text().count("left nothing") == 1
+    failures.begin(run, 1)
+    failures.point_to(run / "0", tmp_path / "cells" / "cell0")
+    gather_command([str(run)])
+    assert "left nothing" not in capsys.readouterr().out
 
 
 def test_a_run_folder_used_again_holds_the_jobs_of_the_last_launch_alone(tmp_path):

@@ -27,7 +27,7 @@ from likeness.report.differences import Plot, difference_plot
 from likeness.report.effects import Effect, effects, effects_table, overall, structure_verdict
 from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
-from likeness.report.records import CellResult, Failed, measured_alike, read_cells
+from likeness.report.records import CellResult, Failed, listed, measured_alike, read_cells
 from likeness.report.settings_map import maps_by_group
 from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
 from likeness.report.tradeoff_plot import draw_map
@@ -77,7 +77,7 @@ def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE)
         over=OVER,
         titles=TITLES,
         cards=cards,
-        failed=failed,
+        failed=listed(failed),
         most_seeds=most if any(card.more for card in cards) else None,
         filters=filters(cards),
         index=[index_entry(card) for card in cards],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from likeness.report.spreadsheet import read_rows
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
 LEFT_NOTHING = (
-    "left nothing: it is still running, or was killed or timed out; the same command draws it again once it has ended"
+    "left nothing: it is still running, never began, or was killed or timed out; "
+    "the same command draws it again once it has ended"
 )
 
 
@@ -102,6 +103,18 @@ class Failed:
     folder: Path
     error: str
     command: str | None = None
+    others: int = 0  # more jobs of which the same is to be said
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name} and {self.others} more" if self.others else self.folder.name
+
+
+def listed(failed: Sequence[Failed]) -> list[Failed]:
+    """Return what did not finish as a list for people: jobs that left nothing are one line at its end."""
+    silent = [cell for cell in failed if cell.error == LEFT_NOTHING]
+    named = [cell for cell in failed if cell not in silent]
+    return [*named, replace(silent[0], others=len(silent) - 1)] if silent else named
 
 
 NEEDED = {

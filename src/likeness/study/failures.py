@@ -58,18 +58,26 @@ def write(run_dir: Path, sweep: Sweep | None, overrides: list[str], error: str, 
 def jobs(run_dir: Path) -> list[Path]:
     """Return the cell that each job of a run folder points at, or the job's own folder where it failed.
 
-    A numbered job that left neither was killed, or is still running; a dry run leaves nothing and is no job. Jobs
-    beyond those of the last launch are an earlier one's.
+    A numbered job that left neither was killed, is still running, or never began; then its folder is not there. A dry
+    run leaves nothing and is no job. Jobs beyond those of the last launch are an earlier one's.
     """
     folders, count = [], _count(run_dir)
-    for job in (run_dir, *sorted((p for p in run_dir.glob("*") if p.is_dir()), key=_number)):
+    numbered = {p for p in run_dir.glob("*") if p.is_dir()}
+    if count < math.inf:
+        numbered |= {run_dir / str(number) for number in range(int(count))}
+    for job in (run_dir, *sorted(numbered, key=_number)):
         if job != run_dir and job.name.isdigit() and int(job.name) >= count:
             continue
         if (job / POINTER).is_file():
             folders.append(Path((job / POINTER).read_text(encoding="utf-8").strip()))
         elif (job / FAILED).is_file() or (job != run_dir and job.name.isdigit() and not _was_dry(job)):
             folders.append(job)
-    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir() or folder.parent == run_dir))
+
+
+def silent(run_dir: Path) -> list[Path]:
+    """Return the numbered jobs of a run folder that left neither a cell nor an error."""
+    return [job for job in jobs(run_dir) if job.parent == run_dir and not (job / FAILED).is_file()]
 
 
 def _count(run_dir: Path) -> float:
