@@ -11,6 +11,7 @@ from likeness.errors import InputError
 from likeness.report import sync
 from likeness.report.parquet import write_parquet
 from likeness.report.records import read_cells
+from likeness.study import failures
 
 
 def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
@@ -28,6 +29,14 @@ def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "| tuki | local | a \\| b | 4 | 100% / 50% |" in shown and "disk full" in shown
     assert shown.count("Measured with") == 1
+
+
+def test_jobs_that_failed_before_there_was_a_cell_are_named(tmp_path, capsys):
+    run = tmp_path / "runs" / "sweep"
+    failures.point_to(run / "0", write_cell(tmp_path / "cells", "one"))
+    failures.write(run / "1", None, ["edit=local"], "no such model")
+    results.main([str(run)])
+    assert "left out: 1: edit=local: no such model" in capsys.readouterr().out
 
 
 def test_parquet_holds_the_same_rows_with_numbers_as_numbers(tmp_path):

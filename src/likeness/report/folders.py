@@ -11,13 +11,17 @@ FAILED = "failed.json"  # in a job's folder: it failed before there was a cell t
 
 
 def cells_under(places: Iterable[Path]) -> list[Path]:
-    """Return the cell folders in or under the given folders, and those that run folders point at; each once."""
+    """Return the cell folders in or under the given folders, and those that run folders point at; each once.
+
+    Of a run folder also those of its jobs that failed before there was a cell.
+    """
     found: list[Path] = []
     for place in places:
         if not place.is_dir():
             raise InputError(f"there is no folder {place}.")
         found += [record.parent for record in sorted(place.rglob("record.json")) if not _hidden(record, place)]
         found += [Path(pointer.read_text(encoding="utf-8").strip()) for pointer in sorted(place.rglob("cell.txt"))]
+        found += [failed.parent for failed in (place / FAILED, *sorted(place.glob(f"*/{FAILED}"))) if failed.is_file()]
     unique = {folder.resolve(): folder for folder in found if folder.is_dir()}
     return list(unique.values())
 
