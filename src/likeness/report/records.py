@@ -19,6 +19,7 @@ LEFT_NOTHING = (
     "left nothing: it is still running, never began, or was killed or timed out; "
     "the same command draws it again once it has ended"
 )
+GONE = "where its run folder points: it was moved or removed; move it back, or draw it again with the same command"
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,9 @@ def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]
         name = next((n for n in ("record.json", FAILED) if (folder / n).is_file()), None)
         if name is None and folder.name.isdigit():  # a job's folder, not a cell's
             failed.append(Failed(folder, LEFT_NOTHING))
+            continue
+        if not folder.is_dir():
+            failed.append(Failed(folder, f"is not in {folder.parent}, {GONE}"))
             continue
         try:
             record = json.loads((folder / (name or FAILED)).read_text(encoding="utf-8"))
