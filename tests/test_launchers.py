@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from likeness import launch
 from likeness.study import cells, dry_run, evaluate_cells, failures
+from likeness.study.plan import plan_edit
 from likeness.study.progress import SweepProgress
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +222,15 @@ def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, 
     assert f"already there in {folder}" in shown and "target  A painting of a bnh keanu reeves eating a pizza" in shown
     assert "make it: python train.py subject=bnh" in shown and "(median of 1 recorded cells)" in shown
     assert "2 cells: 1 there, 1 to draw, about" in shown and not (out / "dry").exists()
+
+
+def test_a_dry_run_counts_the_models_that_would_be_trained(out, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "TOTAL", dry_run.Total())
+    for arguments in (("target=cake",), ("target=pizza", "subject=bnh"), ("target=cake", "subject=bnh")):
+        cell = tiny_study.sweep_of(out, "edit=local", "dry_run=true", "train_missing=true", *arguments)
+        dry_run.dry_run(cell, plan_edit(cell), "python train.py")
+    dry_run.print_total()
+    assert "3 to draw, about" in (shown := capsys.readouterr().out) and "plus 1 training, time not known" in shown
 
 
 def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
