@@ -60,8 +60,8 @@ def finished_record(folder: Path) -> dict[str, Any]:
 
 def out_of(folder: Path) -> str | None:
     """Return the output folder that a cell lies in with its models; None where it lies elsewhere, as a copy may."""
-    cells_, out = folder.resolve().parent, folder.resolve().parents[1]
-    return str(out) if cells_.name == "cells" and (out / "models").is_dir() else None
+    tree = folder.resolve().parent
+    return str(tree.parent) if tree.name == "cells" and (tree.parent / "models").is_dir() else None
 
 
 def picture(path: Path) -> np.ndarray:

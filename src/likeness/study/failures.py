@@ -36,7 +36,7 @@ def point_to(run_dir: Path, cell: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / FAILED).unlink(missing_ok=True)
     target, here = cell.resolve(), run_dir.resolve()
-    shown = os.path.relpath(target, here) if here.is_relative_to(target.parents[1]) else target
+    shown = os.path.relpath(target, here) if here.is_relative_to(target.parent.parent) else target
     (run_dir / POINTER).write_text(f"{shown}\n", encoding="utf-8")
 
 
