@@ -1,6 +1,7 @@
 """Prompt-to-Prompt's settings, refusals and notices on a real, tiny pipeline; offload and interruption."""
 
 import re
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,30 @@ def test_an_interrupted_sampling_leaves_nothing_for_the_next(pipe):
     with pytest.raises(ValueError, match="after their context was left"):
         pipe(**inputs, output_type="latent", **options)
     assert dict(pipe.unet.attn_processors) == before
+
+
+def test_a_step_that_was_set_on_the_scheduler_is_put_back(tiny_pipe):
+    scheduler, calls = tiny_pipe.scheduler, []
+
+    @wraps(scheduler.step)
+    def counted(*args, **options):
+        calls.append(args[1])
+        return type(scheduler).step(scheduler, *args, **options)
+
+    scheduler.step = counted
+    draw(tiny_pipe, [Replace(TARGET)], noise(0), steps=2)
+    assert vars(scheduler)["step"] is counted and len(calls) == 2
+
+
+def test_a_second_context_on_the_same_pipeline_is_refused(pipe):
+    before = dict(pipe.unet.attn_processors)
+    with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)]) as p2p:
+        with pytest.raises(ValueError, match="leave that context"), prompt_to_prompt(pipe, SOURCE, [Refine(TARGET)]):
+            pass
+        pipe(**p2p.inputs, latents=p2p.latents(noise(0)), num_inference_steps=2, output_type="latent")
+    assert dict(pipe.unet.attn_processors) == before and not pipe.unet._forward_pre_hooks
+    with prompt_to_prompt(pipe, SOURCE, [Refine(TARGET)]):
+        pass
 
 
 def test_another_processor_or_a_multi_vector_word_is_refused(tiny_pipe):

@@ -51,7 +51,8 @@ class PromptToPrompt:
         self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
         self._installed: frozenset[str] = frozenset()
-        self._sharing: Any = None  # the scheduler whose step draws the same noise for source and targets
+        # The scheduler whose step draws the same noise for source and targets, and a step that was set on it before.
+        self._sharing: tuple[Any, Any] | None = None
         self._compiled: tuple[Any, ...] = ()
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
@@ -208,10 +209,14 @@ class PromptToPrompt:
     def _share_noise(self, scheduler: Any) -> None:
         """Let the scheduler that draws share its noise for the length of a sampling; None puts it back."""
         if self._sharing is not None:
-            del self._sharing.step
+            shared, before = self._sharing
+            del shared.step
+            if before is not None:
+                shared.step = before
             self._sharing = None
         if scheduler is not None and solver.draws_noise(scheduler):
-            scheduler.step, self._sharing = solver.with_shared_noise(scheduler.step, len(self.prompts)), scheduler
+            self._sharing = scheduler, vars(scheduler).get("step")
+            scheduler.step = solver.with_shared_noise(scheduler.step, len(self.prompts))
 
     def _restore(self) -> None:
         self._swap(())
@@ -263,6 +268,7 @@ def prompt_to_prompt(
     if self_replace_resolution is not None and self_replace_resolution < 1:
         raise ValueError(f"self_replace_resolution={self_replace_resolution}: expected a side of at least 1.")
     check_pipeline(pipe)
+    _check_alone(pipe)
     options = {
         "behaviour": behaviour, "local_blend": local_blend, "store_attention": store_attention,
         "images_per_prompt": images_per_prompt, "negative_prompt": negative_prompt,
@@ -278,6 +284,16 @@ def prompt_to_prompt(
     finally:
         hook.remove()
         p2p._close()
+
+
+def _check_alone(pipe: Any) -> None:
+    """Raise ValueError inside another context of this UNet: two would take each other's processors for its own."""
+    hooks = pipe.unet._forward_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), PromptToPrompt) for hook in hooks):
+        raise ValueError(
+            "Prompt-to-Prompt is active on this pipeline's UNet already: leave that context before entering another, "
+            "or give all edits to one."
+        )
 
 
 def seeded_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
