@@ -335,6 +335,13 @@ def test_stable_diffusion_xl(tiny_sd):
         (Reweight(None, {"cake": 2.0}), {}, "'cake'.*is not in the prompt"),
         (Reweight(None, {"squirrel eating": (1.0, 2.0, 3.0)}), {}, "3 factors, but the word has 2 tokens"),
         (Replace(TARGET, cross_replace_steps=0.0, self_replace_steps=0.0), {}, "injects nothing"),
+        (
+            Refine(
+                "charcoal " + SOURCE, cross_replace_steps={"default_": 0.0, "charcoal": 1.0}, self_replace_steps=0.0
+            ),
+            {},
+            "injects nothing",
+        ),
         (Replace(TARGET, cross_replace_steps=1.5), {}, "expected 0 <= start"),
         (Replace(TARGET), {"local_blend": LocalBlend(["cat", "lion"])}, "'cat'.*LocalBlend"),
         (Replace(TARGET), {"local_blend": LocalBlend(["lion"])}, "one entry for the source"),

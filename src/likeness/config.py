@@ -356,11 +356,10 @@ def _share(name: str, value: Any) -> float:
     return float(value)
 
 
-def _numbers(value: Any) -> list[float] | None:
-    """Return the numbers of a list as floats; None where it is no list of numbers."""
-    if not isinstance(value, list) or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
-        return None
-    return [float(v) for v in value]
+def _numbers(values: list[Any]) -> list[float] | None:
+    """Return numbers as floats; None where one is none."""
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return [float(value) for value in values] if numbers else None
 
 
 def _window(name: str, value: Any) -> list[float]:
@@ -374,10 +373,7 @@ def _window(name: str, value: Any) -> list[float]:
 
 
 def _complete(blend: Blend, model: Model) -> None:
-    """Check the options of a LocalBlend, spell out its words as lists, and take the threshold left out from the model.
-
-    One threshold stays a number and a word alone becomes a list, so that cells keep their names.
-    """
+    """Check a LocalBlend, turn words into lists of words, and take the threshold left out from the model."""
     if blend.threshold is None:
         blend.threshold = model.blend_threshold
     pair = isinstance(blend.threshold, list)

@@ -240,6 +240,8 @@ def coefficients(matrix: Tensor, own: Tensor, alpha: Tensor) -> Coefficients | N
         return None
     blended = matrix * alpha
     kept = own * alpha + (1 - alpha)
+    if not blended.any() and (kept == 1).all():  # every token inside the window is one that the prompts do not share
+        return None
     identity = torch.equal(blended, torch.eye(len(blended)))
     return Coefficients(None if identity else blended, kept if kept.any() else None)
 
