@@ -210,6 +210,7 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
         ("edit.cross_replace_steps=1.2", "or the end alone"),
         ("edit.self_replace_steps=half", "or the end alone"),
         ("+edit.word_windows.cake=[0.5,0.2]", "word_windows.cake=.* 0 <= start <= end <= 1"),
+        ("+edit.word_windows.default_=[0,0.1]", "the window of all others is edit.cross_replace_steps"),
         ("edit.blend.threshold=1.5", "between 0 and 1, or two"),
         ("edit.blend.threshold=[0.3]", "between 0 and 1, or two"),
         ("edit.blend.words=[cake]", "of the source and of the target"),

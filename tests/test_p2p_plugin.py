@@ -333,6 +333,8 @@ def test_stable_diffusion_xl(tiny_sd):
     [
         (Replace("A painting of a lion"), {}, "same number of words"),
         (Reweight(None, {"cake": 2.0}), {}, "'cake'.*is not in the prompt"),
+        (Reweight(None, {"burger": float("nan")}), {}, "expected finite numbers"),
+        (Reweight(None, {"squirrel eating": (1.0, float("inf"))}), {}, "expected finite numbers"),
         (Reweight(None, {"squirrel eating": (1.0, 2.0, 3.0)}), {}, "3 factors, but the word has 2 tokens"),
         (Replace(TARGET, cross_replace_steps=0.0, self_replace_steps=0.0), {}, "injects nothing"),
         (

@@ -63,6 +63,17 @@ def test_weights_go_on_top_of_any_edit():
     assert several.weights == (("sunglasses", 2.0), ("blossom", 0.0))
 
 
+@pytest.mark.parametrize("word", ["blossom,", "(blossom)", "Blossom  tree", "BLOSSOM"])
+def test_words_are_written_as_the_library_takes_them(word):
+    assert plan("edit=reweight", f"word='{word}'").weights == ((word, 2.0),)
+
+
+@pytest.mark.parametrize(("written", "asked"), [("café", "cafe\u0301"), ("cafe\u0301", "café"), ("dog’s", "dog's")])
+def test_accents_and_apostrophes_are_alike_in_the_words_of_a_sweep(written, asked):
+    made = plan("edit=reweight", f'edit.source="a {written}"', f'word="{asked}"')
+    assert made.weights == ((asked, 2.0),)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -71,6 +82,10 @@ def test_weights_go_on_top_of_any_edit():
         (["edit=local", "target=burger"], "changes nothing"),
         (["edit=local", "target=a very big cake"], "Use edit.operator=refine"),
         (["edit=reweight", "word=volcano"], "not in the source prompt"),
+        (["edit=reweight", "edit.operator=refine"], "edit.operator=refine does nothing with edit=reweight"),
+        (["edit=reweight", "weight=nan"], "the weight of 'blossom' is nan"),
+        (["edit=local", "+edit.weights.cake=inf"], "the weight of 'cake' is inf"),
+        (["edit=local", "edit.operator=reweight", "+edit.weights.cake=3"], "draws the source prompt"),
         (["edit=custom", "source_prompt=a"], "needs a target prompt"),
         (["edit=custom", "target_prompt=a"], "needs a source prompt"),
         (["edit=global", "subject.prompts.global=tuki justin bieber", "scene=river"], "none of the phrases"),

@@ -136,8 +136,6 @@ class Schedule:
 
 @dataclass
 class Blend:
-    """LocalBlend; one with every option left at its default is none, see `Sweep`."""
-
     words: list[Any] = field(default_factory=list)  # for source and target: a word, or a list of words
     substruct_words: list[Any] = field(default_factory=list)
     threshold: Any = None  # one number, or [for words, for substruct_words]; None: the model's
@@ -271,6 +269,10 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
     if edit.self_replace_resolution is None:
         edit.self_replace_resolution = sweep.model.self_replace_resolution
+    if "default_" in edit.word_windows:
+        raise InputError(
+            "edit.word_windows.default_ is no word: the window of all others is edit.cross_replace_steps."
+        )
     edit.cross_replace_steps = _window("edit.cross_replace_steps", edit.cross_replace_steps)
     edit.self_replace_steps = _window("edit.self_replace_steps", edit.self_replace_steps)
     edit.word_windows = {w: _window(f"edit.word_windows.{w}", value) for w, value in edit.word_windows.items()}
@@ -366,9 +368,7 @@ def _window(name: str, value: Any) -> list[float]:
     """Return a window as [start, end]; a number f stands for [0, f]."""
     window = _numbers(value if isinstance(value, list) else [0, value])
     if window is None or len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
-        raise InputError(
-            f"{name}={value} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8], or the end alone."
-        )
+        raise InputError(f"{name}={value} must be [start, end] with 0 <= start <= end <= 1, or the end alone.")
     return window
 
 

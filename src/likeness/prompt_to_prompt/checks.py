@@ -21,7 +21,7 @@ IDENTITY = (
     "every swapped word has as many tokens as the new one, so maps are handed over one to one, and without "
     "self-attention injection little structure is kept."
 )
-UNUSED = "the windows of the {over} below it are not used; give cross_replace_steps and self_replace_steps to Reweight itself."
+UNUSED = "the windows of the {over} below it are not used; give them to Reweight itself."
 NO_GUIDANCE = "negative_prompt does nothing without guidance: call the pipeline with a guidance_scale above 1."
 NO_WEIGHT = "weights act inside cross_replace_steps, which hold no step for a re-weighted word. Widen them."
 

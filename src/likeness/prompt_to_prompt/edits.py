@@ -130,6 +130,8 @@ def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, Any], behaviour
         else:
             tokens = reference_positions(tokenizer, prompt, word)
         factor = torch.as_tensor(weight, dtype=torch.float32)
+        if not factor.isfinite().all():
+            raise ValueError(f"the weight of {word!r} is {weight!r}: expected finite numbers.")
         if behaviour == "reference_stable" and factor.shape == (1,):
             factor = factor[0]
         if behaviour == "reference_null" and factor.ndim:
