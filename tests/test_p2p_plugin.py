@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, attention_of, close, draw, noise, plain
+from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, attention_of, close, draw, noise, pictures_of, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
 from likeness.prompt_to_prompt.blend import Blender
@@ -35,6 +35,8 @@ def test_an_image_depends_on_its_seed_alone(pipe):
     close(source[1:2], one_source)
     close(edited[1:2], one_edited)
     assert (edited[0] - edited[1]).abs().max() > 0.1
+    together, alone = (pictures_of(pipe, latents) for latents in (edited[1:2], one_edited))
+    close(together, alone, atol=1e-4)  # of [0, 1]
 
 
 def test_targets_do_not_influence_one_another(pipe):
