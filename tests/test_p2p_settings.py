@@ -39,7 +39,7 @@ def test_a_limit_on_self_attention_is_an_option(pipe):
 
 @pytest.mark.parametrize("size", [(7, 9), (37, 45)])
 def test_odd_and_oblong_latents(pipe, size):
-    """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23 and 10x12, the nearest to 256."""
+    """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23 and 10x12, nearest to 256."""
     start, edit = noise(3, size=size), Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=1.0)
     layers = {layer.name.removesuffix(".processor"): layer for layer in attention_layers(pipe.unet)}
     seen = {}
