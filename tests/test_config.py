@@ -152,6 +152,28 @@ def test_blending_starts_where_the_behaviour_says_unless_told():
     assert local_blend(plan_edit(composed), composed.edit).start == 0.4
 
 
+def test_an_edit_blends_once_an_option_of_its_blend_is_given():
+    assert sweep("edit=local").edit.blend is None and config.Sweep().edit.blend is None
+    assert sweep("edit=local", "edit.blend.threshold=0.5").edit.blend == config.Blend(threshold=0.5)
+    blend = sweep("edit=refine", "edit.blend={words:[[forest],[hat]],substruct_words:[photo,photo]}").edit.blend
+    assert blend == config.Blend([["forest"], ["hat"]], [["photo"], ["photo"]], threshold=0.7)
+    given = sweep("edit=local", "model=sd15", "edit.blend.words=[burger,cake]").edit.blend
+    assert given == config.Blend([["burger"], ["cake"]], threshold=0.3)
+    assert sweep("edit=local", "edit.blend.threshold=[0.3,1]").edit.blend.threshold == [0.3, 1.0]
+    assert sweep("edit=blend", "edit.blend=null").edit.blend is None
+    assert config.from_plain(config.to_plain(sweep("edit=local"))).edit.blend is None
+
+
+def test_a_window_may_be_given_by_its_end():
+    edit = sweep("edit.cross_replace_steps=0.8", "edit.self_replace_steps=0", "+edit.word_windows.cake=1").edit
+    assert (edit.cross_replace_steps, edit.self_replace_steps, edit.word_windows) == (
+        [0, 0.8],
+        [0, 0],
+        {"cake": [0, 1]},
+    )
+    assert all(isinstance(v, float) for v in (*edit.cross_replace_steps, *edit.self_replace_steps))
+
+
 def test_schedule_values_come_from_model_and_method():
     full, lora = train("model=sd15", "method=full"), train("model=sd15", "method=lora")
     assert (full.schedule.learning_rate, lora.schedule.learning_rate) == (1e-6, 1e-4)
@@ -200,6 +222,13 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
         ("edit.operator=swap", "choose one of replace, refine, reweight"),
         ("edit.cross_replace_steps=[0,1.2]", "0 <= start <= end <= 1"),
         ("edit.self_replace_steps=[0.5]", "0 <= start <= end <= 1"),
+        ("edit.cross_replace_steps=1.2", "or the end alone"),
+        ("edit.self_replace_steps=half", "or the end alone"),
+        ("+edit.word_windows.cake=[0.5,0.2]", "word_windows.cake=.* 0 <= start <= end <= 1"),
+        ("+edit.word_windows.default_=[0,0.1]", "the window of all others is edit.cross_replace_steps"),
+        ("edit.blend.threshold=1.5", "between 0 and 1, or two"),
+        ("edit.blend.threshold=[0.3]", "between 0 and 1, or two"),
+        ("edit.blend.words=[cake]", "of the source and of the target"),
         ("seeds=[1,1]", "different numbers"),
         ("seeds=[]", "different numbers"),
         ("sampler.num_inference_steps=0", "at least 1"),
