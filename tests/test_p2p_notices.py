@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise
+from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import (
     LocalBlend,
@@ -107,6 +107,26 @@ def test_an_absent_word_is_said_in_the_reference_behaviours(pipe, behaviour):
         assert [n.partition(": ")[2] for n in p2p.notices] == [
             f"{word!r} is not in the target prompt, so it is ignored." for word in ("zebra", "cake")
         ]
+
+
+@pytest.mark.parametrize("behaviour", ["reference_stable", "reference_null"])
+def test_a_weight_outside_of_every_window_is_drawn_and_said_in_the_reference_behaviours(pipe, behaviour):
+    edit = Reweight(None, {"burger": 3.0}, cross_replace_steps={"default_": 0.8, "burger": 0.0})
+    (source, target), p2p = draw(pipe, [edit], noise(4), behaviour=behaviour)
+    close(target, source)
+    assert any("weights act inside" in notice for notice in p2p.notices)
+
+
+@pytest.mark.parametrize("behaviour", ["reference_stable", "reference_null"])
+def test_a_reweight_of_another_prompt_takes_maps_by_position_in_the_reference_behaviours(pipe, behaviour):
+    with pytest.raises(ValueError, match="over="), prompt_to_prompt(pipe, SOURCE, [Reweight(TARGET, {"lion": 2.0})]):
+        pass
+    start, by_position = noise(4), Replace("A painting of a burger eating a squirrel", self_replace_steps=0.0)
+    edits = [Reweight(by_position.target_prompt, {"eating": 1.0}, self_replace_steps=0.0)]
+    (_, target), _ = draw(pipe, edits, start, behaviour=behaviour)
+    (_, same), _ = draw(pipe, [by_position], start, behaviour=behaviour)
+    close(target, same)
+    assert (target - plain(pipe, by_position.target_prompt, start)).abs().max() > 1e-2
 
 
 def test_a_negative_prompt_without_guidance_is_said(pipe):

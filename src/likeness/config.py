@@ -76,10 +76,8 @@ class Model:
     local_files_only: bool = False
     resolution: int | None = None
     blend_threshold: float = 0.3  # of LocalBlend, the reference's
-    cross_replace_until: float = (
-        0.8  # share of the steps in which a word swap takes over cross-attention maps, the paper's
-    )
-    self_replace_resolution: int | None = None  # largest side of maps whose self-attention is injected
+    cross_replace_until: float = 0.8  # share of the steps, of word swaps; the paper's
+    self_replace_resolution: int | None = None  # self-attention is injected in maps of up to side x side pixels
     dtype: str = "float32"
     mixed_precision: str = "no"
     metrics: str = "standard"
