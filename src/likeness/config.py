@@ -228,7 +228,7 @@ class Sweep(_Common):
     train_missing: bool = False  # fine-tune the model first where it is missing
 
     def __post_init__(self) -> None:
-        if self.edit.blend == Blend():  # it is there so that any of its options can be given; none was
+        if self.edit.blend == Blend() and self.edit.name != "blend":  # there to take options; none was given
             self.edit.blend = None
 
 

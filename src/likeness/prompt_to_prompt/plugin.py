@@ -267,7 +267,8 @@ def prompt_to_prompt(
     Inside the context call `pipe(**p2p.inputs, latents=p2p.latents(noise), ...)` with noise (images, c, h, w);
     it draws the source and every target, image by image from the same noise. Self-attention is injected in maps of
     at most `self_replace_resolution` squared pixels, whatever their shape; None means a quarter of the latents'
-    pixels, half their side (16 and 32 in the reference behaviours). `num_inference_steps` only lets windows be checked before sampling.
+    pixels, half their side (16 and 32 in the reference behaviours). `num_inference_steps` only lets windows be
+    checked before sampling.
 
     Raises ValueError for a word that is not in its prompt, an edit that does nothing, prompts Replace cannot
     pair, a pipeline it does not know, and a pipeline call without `p2p.inputs`.
