@@ -132,7 +132,7 @@ def out(world, tmp_path, monkeypatch):
 
 
 def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    small = ("sampler.num_inference_steps=2", "seeds=[0]", "logger=none", f"out={out}")
+    small = ("sampler.num_inference_steps=4", "seeds=[0]", "logger=none", f"out={out}")
     command = [sys.executable, "sweep.py", "-m", "edit=local", *small, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
 
