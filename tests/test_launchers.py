@@ -250,6 +250,7 @@ def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
     assert draws()
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_launcher_and_adds_up_in_one_place(out):
     done = sweep(out, "target=cake,pizza", "hydra/launcher=joblib", "dry_run=true")
     assert done.returncode == 0 and "2 cells: 0 there, 2 to draw" in done.stdout, done.stdout + done.stderr

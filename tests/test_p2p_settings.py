@@ -37,7 +37,7 @@ def test_a_limit_on_self_attention_is_an_option(pipe):
     assert (default - without).abs().max() > 0.01 and (every - default).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("size", [(7, 9), (37, 45)])
+@pytest.mark.parametrize("size", [(7, 9), pytest.param((37, 45), marks=pytest.mark.slow)])
 def test_odd_and_oblong_latents(pipe, size):
     """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23 and 10x12, nearest to 256."""
     start, edit = noise(3, size=size), Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=1.0)
