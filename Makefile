@@ -43,7 +43,7 @@ format: $(STAMP) ## ruff format and safe fixes
 	.venv/bin/ruff check --fix-only .
 	.venv/bin/ruff format .
 
-reproduce: $(STAMP) ## run all experiments, the figures first, and rewrite the tables under experiments/
+reproduce: $(STAMP) ## run all experiments, the figures first, and rewrite the tables of experiments/ and README.md
 	$(RUN) -m likeness.reproduce
 
 evaluate-paperdoll: $(STAMP) ## measure the embedded model and rewrite its card

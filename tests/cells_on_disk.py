@@ -17,12 +17,12 @@ def flat(seed, arm):
 
 def write_cell(
     root, name, *, subject="tuki", target="cake", success=(1.0, 0.5), lpips=(0.2, 0.5), clip="clip@1", axes=None,
-    picture=flat, command=None, spread=0.01, count=4, **more
+    picture=flat, command=None, spread=0.01, count=4, metrics=(), **more
 ):  # fmt: skip
     """Write a finished cell of `count` seeds and return its folder; `success` and `lpips` are (with, without).
 
     `axes` go over those of a local edit, `picture(seed, arm)` draws, `spread` is LPIPS' deviation over
-    seeds, `more` goes over the record.
+    seeds, `metrics` are others to invent numbers for, `more` goes over the record.
     """
     folder = root / name
     (folder / "images").mkdir(parents=True)
@@ -34,24 +34,27 @@ def write_cell(
         }
         for arm, s, p in (("with", lpips[0], success[0]), ("without", lpips[1], success[1]))
     }  # fmt: skip
+    for arm in values:
+        values[arm] |= {name: rng.normal(size=count) for name in metrics}
+    names = ("lpips", "edit_success", *metrics)
     rows = []
     for seed in range(count):
         for arm in ("source", "without", "with"):
             image = f"images/seed{seed:04d}-{arm}.png"
             picture(seed, arm).save(folder / image)
-            numbers = {k: values[arm][k][seed] if arm in values else "" for k in ("lpips", "edit_success")}
+            numbers = {k: values[arm][k][seed] if arm in values else "" for k in names}
             rows.append({"subject": subject, "seed": seed, "arm": arm, **numbers, "image": image})
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    metrics = {
+    measured = {
         k: {
             "with": float(values["with"][k].mean()),
             "without": float(values["without"][k].mean()),
             "difference": paired(values["with"][k], values["without"][k]),
         }
-        for k in ("lpips", "edit_success")
+        for k in names
     }
     record = {
         "format": 1, "cell": name, "hash": "00000000", "status": "done", "error": None,
@@ -67,6 +70,6 @@ def write_cell(
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record))
     success_shares = {"with": success[0], "without": success[1]}
-    (folder / "summary.json").write_text(json.dumps({"n": count, "metrics": metrics, "success": success_shares}))
+    (folder / "summary.json").write_text(json.dumps({"n": count, "metrics": measured, "success": success_shares}))
     Image.new("RGB", (400, 300), (200, 200, 210)).save(folder / "grid.png")
     return folder

@@ -32,6 +32,13 @@ def plain(pipe, prompt, start, guidance=5.0, **options):
     ).images  # fmt: skip
 
 
+def pictures_of(pipe, latents):
+    """Pictures (n, 3, h, w) in [0, 1]."""
+    with torch.no_grad():
+        pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+    return pipe.image_processor.postprocess(pictures, output_type="pt")
+
+
 def attention_of(pipe, prompt, start, guidance, pixels):
     """Cross-attention maps (pixels, t) of a plain sampling, over heads, layers of so many pixels, and steps."""
     kept, original = [], dict(pipe.unet.attn_processors)

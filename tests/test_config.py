@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from likeness import config, models
 from likeness.config import load_subject
-from likeness.dreambooth import storage
+from likeness.dreambooth import TrainSettings, storage
 from likeness.errors import InputError
 from likeness.study import place
 from likeness.study.cell import run_cell
@@ -89,6 +89,21 @@ def test_of_several_subjects_each_keeps_its_own_class_unless_one_is_named():
     assert prior_of(named, tuki).prompts[0] == "photo of keanu reeves"
     assert model_folder(own) == model_folder(named), "for one subject they are the same training"
     assert model_folder(own, [bnh, tuki]) != model_folder(named, [bnh, tuki])
+    assert model_folder(own, [bnh, tuki]).name.startswith("bnh+tuki-own-full-")
+    assert model_folder(named, [bnh, tuki]).name.startswith(f"bnh+tuki-{named.prior_class.name}-full-")
+
+
+def test_the_text_encoders_layers_with_adapters_can_be_chosen():
+    """Models made before that keep their names."""
+    usual, fewer = (train("method=lora", *more) for more in ((), ("method.lora_text_encoder_targets=[q_proj]",)))
+    assert place.settings(usual).lora_text_encoder_targets == TrainSettings().lora_text_encoder_targets
+    assert place.settings(fewer).lora_text_encoder_targets == ("q_proj",)
+    hashed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "short_hash", lambda identity: hashed.append(identity["method"]) or "0")
+        model_folder(usual), model_folder(fewer)
+    assert "lora_text_encoder_targets" not in hashed[0]
+    assert hashed[1] == hashed[0] | {"lora_text_encoder_targets": ["q_proj"]}
 
 
 @pytest.mark.filterwarnings("ignore:.*the same picture:UserWarning")
@@ -135,6 +150,28 @@ def test_blending_starts_where_the_behaviour_says_unless_told():
         assert local_blend(plan_edit(composed), composed.edit).start is start
     composed = sweep("edit=blend", "edit.blend.start=0.4")
     assert local_blend(plan_edit(composed), composed.edit).start == 0.4
+
+
+def test_an_edit_blends_once_an_option_of_its_blend_is_given():
+    assert sweep("edit=local").edit.blend is None and config.Sweep().edit.blend is None
+    assert sweep("edit=local", "edit.blend.threshold=0.5").edit.blend == config.Blend(threshold=0.5)
+    blend = sweep("edit=refine", "edit.blend={words:[[forest],[hat]],substruct_words:[photo,photo]}").edit.blend
+    assert blend == config.Blend([["forest"], ["hat"]], [["photo"], ["photo"]], threshold=0.7)
+    given = sweep("edit=local", "model=sd15", "edit.blend.words=[burger,cake]").edit.blend
+    assert given == config.Blend([["burger"], ["cake"]], threshold=0.3)
+    assert sweep("edit=local", "edit.blend.threshold=[0.3,1]").edit.blend.threshold == [0.3, 1.0]
+    assert sweep("edit=blend", "edit.blend=null").edit.blend is None
+    assert config.from_plain(config.to_plain(sweep("edit=local"))).edit.blend is None
+
+
+def test_a_window_may_be_given_by_its_end():
+    edit = sweep("edit.cross_replace_steps=0.8", "edit.self_replace_steps=0", "+edit.word_windows.cake=1").edit
+    assert (edit.cross_replace_steps, edit.self_replace_steps, edit.word_windows) == (
+        [0, 0.8],
+        [0, 0],
+        {"cake": [0, 1]},
+    )
+    assert all(isinstance(v, float) for v in (*edit.cross_replace_steps, *edit.self_replace_steps))
 
 
 def test_schedule_values_come_from_model_and_method():
@@ -185,6 +222,13 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
         ("edit.operator=swap", "choose one of replace, refine, reweight"),
         ("edit.cross_replace_steps=[0,1.2]", "0 <= start <= end <= 1"),
         ("edit.self_replace_steps=[0.5]", "0 <= start <= end <= 1"),
+        ("edit.cross_replace_steps=1.2", "or the end alone"),
+        ("edit.self_replace_steps=half", "or the end alone"),
+        ("+edit.word_windows.cake=[0.5,0.2]", "word_windows.cake=.* 0 <= start <= end <= 1"),
+        ("+edit.word_windows.default_=[0,0.1]", "the window of all others is edit.cross_replace_steps"),
+        ("edit.blend.threshold=1.5", "between 0 and 1, or two"),
+        ("edit.blend.threshold=[0.3]", "between 0 and 1, or two"),
+        ("edit.blend.words=[cake]", "of the source and of the target"),
         ("seeds=[1,1]", "different numbers"),
         ("seeds=[]", "different numbers"),
         ("sampler.num_inference_steps=0", "at least 1"),
@@ -221,6 +265,8 @@ def test_one_subject_is_no_list_of_several():
         ("subjects=[bnh,tuki] subject.photos=/me", "subject.photos=/me does nothing with subjects=.bnh,tuki."),
         ("method.lora_rank=4", "method.lora_rank=4 does nothing with method=full"),
         ("method.lora_text_encoder=false", "use method.train_text_encoder"),
+        ("method.lora_text_encoder_targets=[q_proj]", "does nothing with method=full"),
+        ("method=lora model.train_text_encoder=0 method.lora_text_encoder_targets=[q_proj]", "that is not trained"),
         ("method=lora method.train_text_encoder=false", "use method.lora_text_encoder"),
         ("method.train_text_encoder=false schedule.text_encoder_learning_rate=1e-5", "that is not trained"),
         ("prior_class=none prior_class.num_class_images=20", "such as prior_class=none; leave it out"),
@@ -250,6 +296,7 @@ def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
     "typed",
     [
         "subjects=[bnh,tuki] schedule=quick", "subject=bnh subject.photos=/me", "method=lora method.lora_rank=4",
+        "method=lora method.lora_text_encoder_targets=[q_proj]",
         "schedule.text_encoder_learning_rate=1e-5", "model=sd15 model.revision=main", "schedule.crops=-1",
         "prior_class.own=false prior_class.class_word=man", "sample_every=0 schedule=find sample_prompts=[x]",
     ],

@@ -6,8 +6,18 @@ import pytest
 import tiny_dreambooth as tiny
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
-from likeness.dreambooth.batches import ENCODE_BATCH, Batches, to_bytes, to_unit
+from likeness.dreambooth.batches import (
+    ENCODE_BATCH,
+    Batches,
+    Posterior,
+    posterior_key,
+    read_posterior,
+    to_bytes,
+    to_unit,
+    write_posterior,
+)
 from likeness.models import load_pipeline
 from likeness.subjects import load_photos, to_tensor
 
@@ -94,6 +104,20 @@ def test_caching_holds_a_few_pictures_at_a_time_and_gives_the_same_latents(tmp_p
     assert torch.allclose(batches.posterior.std, together.std, atol=1e-5)
 
 
+def test_a_full_disk_only_means_encoding_again(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    file = tmp_path / "latents.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        write_posterior(Posterior(torch.ones(2), torch.ones(2)), file)
+    assert not list(tmp_path.iterdir()) and read_posterior(file) is None
+    write_posterior(Posterior(torch.ones(2), torch.ones(2)), file)
+    assert torch.equal(read_posterior(file).mean, torch.ones(2))
+
+
 def test_pictures_held_as_bytes_are_the_same_floats():
     every = torch.arange(256, dtype=torch.uint8)
     read = to_tensor(Image.fromarray(every.view(16, 16, 1).expand(-1, -1, 3).numpy()))
@@ -117,6 +141,11 @@ def test_every_picture_is_trained_with_its_own_words(tmp_path):
     assert found[:6] == [plain, plain, sea, sea, plain, plain] and dropped == ""
     assert found[6:] == ["a man", "drawing of a man", "a man", "drawing of a man", "a man"]
     assert words(replace(concept, class_dir=tmp_path / "class"))[0][6:] == ["a man"] * 5
+
+
+def test_latents_of_another_kind_of_device_are_another_cache():
+    about = ("m", [tiny.concept(tiny.root() / "photos")], [[]], tiny.settings(), 32)
+    assert len({posterior_key(*about, device) for device in ("cpu", "cuda", "cuda")}) == 2
 
 
 def test_fresh_crops_differ_at_every_step(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import tiny_dreambooth as tiny
 import torch
 
+from likeness.dreambooth.checkpoint import find
 from likeness.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -133,6 +134,34 @@ def test_the_space_asked_for_is_what_a_run_takes(tmp_path, monkeypatch, options)
     assert asked[1] == pytest.approx(asked[0] - left, rel=0.1)
 
 
+def test_what_a_killed_save_left_takes_no_room_from_the_same_command(tmp_path, monkeypatch):
+    """Whole checkpoints count as there, so only the rest has to fit."""
+    import likeness.dreambooth.checkpoint as module
+    import likeness.dreambooth.setup as setup
+
+    out, real, asked, calls = tmp_path / "run", module.save_file, [], [0]
+    options = {"num_train_steps": 2, "checkpoint_every": 1, "validation_every": 0}
+
+    def killed(tensors, path):
+        calls[0] += 1
+        real(tensors, path)
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+
+    def look(folder, size, what):
+        asked.append([f.name for f in out.glob(".*.*")])
+
+    monkeypatch.setattr(module, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train_tiny(out, **options)
+    monkeypatch.undo()
+    assert (out / ".checkpoint-2.partial").is_dir()
+    (out / ".model.partial").mkdir()
+    monkeypatch.setattr(setup, "need_space", look)
+    assert tiny.train_tiny(out, **options).resumed_from == 1
+    assert asked == [[]] and not list(out.glob(".*.*"))
+
+
 def test_a_checkpoint_that_no_longer_fits_keeps_the_old_one(tmp_path, monkeypatch):
     usage, asked = shutil.disk_usage(tmp_path), [0]
 
@@ -146,7 +175,7 @@ def test_a_checkpoint_that_no_longer_fits_keeps_the_old_one(tmp_path, monkeypatc
     assert [f.name for f in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-2"]
 
 
-def test_another_number_of_processes_is_refused_and_another_device_named(tmp_path):
+def test_another_number_of_processes_is_refused_and_other_devices_or_threads_named(tmp_path):
     """As the checkpoint says them, for a run that goes on alone on the CPU."""
     tiny.train_tiny(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
@@ -159,3 +188,9 @@ def test_another_number_of_processes_is_refused_and_another_device_named(tmp_pat
     result = tiny.train_tiny(tmp_path / "run")
     assert result.resumed_from == 6
     assert result.notices[0].startswith("checkpoint-6 was trained on cuda, this launch is on cpu")
+
+    here, said = json.loads(file.read_text()), []
+    assert here["threads"] == torch.get_num_threads()
+    file.write_text(json.dumps(here | {"threads": 99, "device": "cpu"}))
+    assert find(tmp_path / "run", here | {"device": "cpu"}, said) == file.parent
+    assert f"with 99 CPU thread(s), this launch has {here['threads']}" in said[0]

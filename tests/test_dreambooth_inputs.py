@@ -10,8 +10,10 @@ import tiny_dreambooth as tiny
 import torch
 
 from likeness.dreambooth import TrainSettings, check_concepts
+from likeness.dreambooth.settings import check_class_folders
 from likeness.dreambooth.setup import Run, check_pipeline
 from likeness.errors import InputError
+from likeness.models import load_pipeline
 from likeness.subjects import Photo
 
 SETTINGS = TrainSettings()
@@ -76,6 +78,8 @@ def test_subjects_that_do_not_go_together(concept):
         ({"ladder": 900}, "ladder=900 must lie between 0"),
         ({"method": "lora", "train_text_encoder": True}, "does nothing with method=lora; use lora_text_encoder"),
         ({"lora_text_encoder": 0.5}, "does nothing with method=full; use train_text_encoder"),
+        ({"train_text_encoder": 0.0001}, "train_text_encoder=0.0001 of 800 steps is less than one"),
+        ({"method": "lora", "lora_text_encoder": 0.0001}, "lora_text_encoder=0.0001 of 800 steps .* at least 0.0013"),
         ({"train_text_encoder": True, "cache_text_embeddings": True}, "cache_text_embeddings=true"),
     ],
 )
@@ -86,7 +90,7 @@ def test_settings_out_of_range(change, message):
 
 def test_eight_bit_adam_needs_its_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'likeness\[8bit\]'"):
+    with pytest.raises(InputError, match=r"run: uv pip install -e '\.\[8bit\]'"):
         TrainSettings(use_8bit_adam=True)
 
 
@@ -132,7 +136,8 @@ def test_an_output_that_cannot_be_written(tmp_path):
 def test_a_users_own_class_folder_is_used(tmp_path, concept):
     folder = shutil.copytree(tiny.root() / "photos2", tmp_path / "class")
     own = replace(concept, class_dir=folder)
-    tiny.train_tiny(tmp_path / "run", concepts=[own], num_class_images=3, num_train_steps=1)
+    done = tiny.train_tiny(tmp_path / "run", concepts=[own], num_class_images=2, num_train_steps=1)
+    assert done.notices == [f"class folder {folder}: the first 2 pictures by name are used (num_class_images), 1 not"]
     with pytest.raises(InputError, match="holds 3 pictures, num_class_images=4"):
         tiny.train_tiny(tmp_path / "other", concepts=[own], num_class_images=4)
     with pytest.raises(InputError, match="does not exist"):
@@ -144,6 +149,31 @@ def test_a_users_own_class_folder_is_used(tmp_path, concept):
     with pytest.raises(InputError, match=r"cannot read 01.png"):
         tiny.train_tiny(tmp_path / "fourth", concepts=[own], num_class_images=3)
     assert not (tmp_path / "fourth").exists(), "said before anything is loaded or written"
+
+
+def test_one_class_folder_does_not_show_two_classes(tmp_path):
+    folder = tiny.save_photos(tmp_path / "class", 3)
+    man, dog = (
+        replace(tiny.concept(tiny.root() / "photos", *who), class_dir=folder)
+        for who in (("tuki", "man"), ("bnhx", "dog"))
+    )
+    settings = tiny.settings(num_class_images=3)
+    with pytest.raises(InputError, match=r"as 'photo of a man' and as 'photo of a dog'; leave the folder out"):
+        check_class_folders([man, dog], settings)
+    check_class_folders([man, replace(dog, class_prompts=man.class_prompts)], settings)
+
+
+def test_photos_smaller_than_a_resolution_that_only_the_model_knows_are_named(tmp_path, monkeypatch):
+    """Its native size; a given one is compared when the photos are found."""
+    pipe, concept = load_pipeline(tiny.source(tiny.root() / "model")), tiny.concept(tiny.root() / "photos")
+    monkeypatch.setattr(pipe.unet.config, "sample_size", 64, raising=False)
+    said = {}
+    for resolution in (None, 128):
+        run = Run(tiny.source(tmp_path), [concept], tiny.settings(resolution=resolution), tmp_path, None, {}, print)
+        check_pipeline(pipe, run)
+        said[resolution] = run.notices
+    assert said[None][0].startswith("smaller than the model's 128 pixels: 00.png (96x96), 01.png (96x112)")
+    assert not said[128]
 
 
 @pytest.mark.parametrize(

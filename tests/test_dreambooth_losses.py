@@ -1,6 +1,7 @@
 """The DreamBooth objective, min-SNR weights, learning-rate schedules and the stream of pictures."""
 
 import pytest
+import tiny_dreambooth as tiny
 import torch
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
@@ -8,6 +9,10 @@ from diffusers.optimization import get_scheduler
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
 from likeness.dreambooth.settings import LR_SCHEDULERS
 from likeness.dreambooth.stream import Stream
+from likeness.dreambooth.trainable import prepare
+from likeness.models import load_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
 
 def test_total_is_the_sum_of_the_two_means():
@@ -93,3 +98,40 @@ def test_processes_share_one_stream():
     for step in range(9):
         split = [stream.instance_rows(stream.positions(step, rank, 2))[0] for rank in (0, 1)]
         assert split == wide.instance_rows(wide.positions(step, 0, 1))
+
+
+def logged(out, **options) -> list[dict[str, float]]:
+    """The numbers a run reports at each of its steps."""
+    events = []
+    tiny.train_tiny(out, on_event=events.append, validation_every=0, checkpoint_every=0, **options)
+    return [event.values for event in events if event.kind == "log"]
+
+
+def test_a_run_trains_on_the_weighted_sum_and_warms_up(tmp_path):
+    rows = logged(tmp_path / "run", prior_loss_weight=0.3, lr_warmup_steps=3, num_train_steps=5)
+    for row in rows:
+        assert row["train/loss_prior"] > 0
+        assert row["train/loss"] == pytest.approx(row["train/loss_instance"] + 0.3 * row["train/loss_prior"], rel=1e-5)
+    assert [row["train/lr"] for row in rows] == pytest.approx([0.0, 1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
+
+
+def test_a_run_weights_its_losses_by_min_snr(tmp_path):
+    """A gamma below every signal-to-noise ratio shrinks each row of the same first step, to a fifth at most."""
+    plain, weighted = (
+        logged(tmp_path / name, num_train_steps=1, snr_gamma=gamma)[0] for name, gamma in (("a", None), ("b", 1e-3))
+    )
+    for name in ("train/loss_instance", "train/loss_prior"):
+        assert weighted[name] < 0.25 * plain[name], name
+
+
+def test_the_optimizer_is_the_one_asked_for():
+    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
+    settings = tiny.settings(
+        adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6, adam_weight_decay=0.1, learning_rate=2e-3,
+        train_text_encoder=True, text_encoder_learning_rate=3e-3,
+    )  # fmt: skip
+    optimizer = prepare(pipe, settings, torch.device("cpu"), torch.float32).optimizer
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 3e-3]
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 1e-6, 0.1)

@@ -42,22 +42,9 @@ STAGES = {  # where to die: module, function of it, after how many calls, before
 
 
 def die(root: Path, out: Path, options: dict, module: str, name: str, calls: int) -> None:
-    """Train in a child and kill it with SIGKILL at the given call of a function."""
-    import importlib
-
+    """Train in a child that is killed at the given call of a function."""
     torch.set_num_threads(1)
-    target = importlib.import_module(module)
-    real, seen = getattr(target, name), [0]
-
-    def counting(*args, **kwargs):
-        seen[0] += 1
-        if seen[0] == calls:
-            if name == "save_file":  # leave half a file behind
-                Path(args[1]).write_bytes(b"\x08\x00\x00\x00torn")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **kwargs)
-
-    setattr(target, name, counting)
+    tiny.die_at(module, name, calls)
     tiny.main(root, out, options)
 
 
@@ -145,7 +132,7 @@ def interrupted(tmp_path, reference):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "half a manifest"])
 def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
     file = interrupted / "checkpoint-6" / "optimizer.safetensors"
     data = bytearray(file.read_bytes())
@@ -156,6 +143,8 @@ def test_a_torn_checkpoint_is_named_and_skipped(interrupted, reference, damage):
         file.write_bytes(data)
     else:
         (interrupted / "checkpoint-6" / "state.json").unlink()
+        if damage == "half a manifest":
+            (interrupted / "checkpoint-6" / "state.json").write_text('{"program": "likeness.dreambooth", "step": 6}')
     said, root = [], interrupted.with_name("run-class")
     result = tiny.train_tiny(interrupted, class_root=root, on_event=lambda e: said.extend(e.notices), **OPTIONS)
     assert result.resumed_from == 4
@@ -263,36 +252,62 @@ def _workers(launcher: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
 
 
-def _two_processes(out: Path, options: dict, said=None) -> subprocess.Popen:
+def _two_processes(out: Path, options: dict, said=None, death: tuple = ()) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    arguments = [str(RUN), str(tiny.root()), str(out), json.dumps(options)]
+    arguments = [str(RUN), str(tiny.root()), str(out), json.dumps(options), *([json.dumps(death)] if death else [])]
     return subprocess.Popen([*command, *arguments], env=environment, stdout=said)
+
+
+TOGETHER = OPTIONS | {"lr_scheduler": "cosine", "num_class_images": 16, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The uninterrupted run of two processes."""
+    out = tmp_path_factory.mktemp("together") / "run"
+    assert _two_processes(out, TOGETHER).wait(1500) == 0
+    return out
+
+
+def assert_ends_as(together: Path, out: Path) -> int:
+    """Start two processes again, hold what they end with against the uninterrupted run; return where they went on."""
+    with out.with_name("again.txt").open("w") as said:
+        assert _two_processes(out, TOGETHER, said).wait(1500) == 0
+    for part in ("unet", "text_encoder"):
+        assert tiny.same(tiny.weights(together, part), tiny.weights(out, part)), part
+    assert (together / "history.csv").read_text() == (out / "history.csv").read_text()
+    assert len(list(out.with_name(f"{out.name}-class").rglob("0*.png"))) == 16
+    return int(re.search(r"^resumed (\d+)", out.with_name("again.txt").read_text(), re.M)[1])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_two_processes_killed_and_resumed_equal_uninterrupted(tmp_path):
-    options = OPTIONS | {"lr_scheduler": "cosine", "num_class_images": 16, "log_every": 1}
-    assert _two_processes(tmp_path / "a" / "run", options).wait(1500) == 0
-    killed = _two_processes(tmp_path / "b" / "run", options)
-    while not (tmp_path / "b" / "run" / "checkpoint-2").exists():
+def test_two_processes_killed_and_resumed_equal_uninterrupted(together, tmp_path):
+    out = tmp_path / "run"
+    killed = _two_processes(out, TOGETHER)
+    while not (out / "checkpoint-2").exists():
         time.sleep(0.05)
     workers = _workers(killed)
     assert len(workers) == 2
     for pid in (killed.pid, *workers):
         os.kill(pid, signal.SIGKILL)
     killed.wait(60)
-    assert not is_finished(tmp_path / "b" / "run"), "killed on the way"
-    with (tmp_path / "again.txt").open("w") as said:
-        assert _two_processes(tmp_path / "b" / "run", options, said).wait(1500) == 0
-    assert int(re.search(r"^resumed (\d+)", (tmp_path / "again.txt").read_text(), re.M)[1]) > 0
-    one, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    assert tiny.same(tiny.weights(one), tiny.weights(other))
-    assert (one / "history.csv").read_text() == (other / "history.csv").read_text()
-    assert len(list((tmp_path / "a" / "run-class").rglob("0*.png"))) == 16
-    tiny.train_tiny(tmp_path / "c" / "run", class_root=tmp_path / "c" / "class", **options)
+    assert not is_finished(out), "killed on the way"
+    assert assert_ends_as(together, out) > 0
+    tiny.train_tiny(tmp_path / "c" / "run", class_root=tmp_path / "c" / "class", **TOGETHER)
     alone = (tmp_path / "c" / "run" / "history.csv").read_text().splitlines()
-    together = (one / "history.csv").read_text().splitlines()
+    both = (together / "history.csv").read_text().splitlines()
     rate = alone[0].split(",").index("train/lr")
-    assert [r.split(",")[rate] for r in alone] == [r.split(",")[rate] for r in together]
+    assert [r.split(",")[rate] for r in alone] == [r.split(",")[rate] for r in both]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("stage", "resumed"), [("class generation", 0), ("caching", 0), ("a save", 2)])
+def test_two_processes_killed_in_every_stage_equal_uninterrupted(together, tmp_path, stage, resumed):
+    """A process dies at its call, and the launcher ends the other."""
+    out = tmp_path / "run"
+    assert _two_processes(out, TOGETHER, death=STAGES[stage]).wait(1500) != 0
+    assert not is_finished(out), "killed on the way"
+    assert assert_ends_as(together, out) == resumed

@@ -1,6 +1,7 @@
 """The use case behind train.py on a tiny drawn world: notices, health of checkpoints, the ladder."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from likeness import config, dreambooth, metrics
+from likeness import config, dreambooth, metrics, models
+from likeness.dreambooth import storage
 from likeness.dreambooth.storage import read_json
 from likeness.errors import InputError
 from likeness.paperdoll import photos as shipped
@@ -172,10 +174,34 @@ def test_a_word_of_the_embedded_models_language_is_no_identifier(world, tmp_path
 
 
 @pytest.mark.parametrize("how", ["dry_run=true", "dry_run=false"])
-def test_a_class_folder_that_is_not_there_is_said_before_a_run_is_opened(world, tmp_path, monkeypatch, how):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("prior_class.folder=/nowhere",), "class folder /nowhere does not exist"),
+        (("model.mixed_precision=fp16", "device=cpu"), "float16 does not run on the CPU"),
+        (("device=tpu",), "device=tpu is unknown"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_a_run_is_opened(world, tmp_path, monkeypatch, how, options, message):
     monkeypatch.setattr(module.tracking, "start_run", lambda *args, **kwargs: pytest.fail("a run was opened"))
-    with pytest.raises(InputError, match=r"class folder .*nowhere does not exist"):
-        finetune(train_of(tmp_path, f"prior_class.folder={tmp_path / 'nowhere'}", how), tmp_path / "run", [])
+    with pytest.raises(InputError, match=message):
+        finetune(train_of(tmp_path, *options, how), tmp_path / "run", [])
+
+
+def test_an_unfinished_run_with_other_settings_beside_it_is_named(world, tmp_path, capsys):
+    then, now = (train_of(tmp_path, f"schedule.learning_rate={rate}", "dry_run=true") for rate in (0.01, 0.02))
+    job = module._job(then, [])
+    identity = storage.identity(models.weights_id(job.base), job.concepts, job.settings)
+    (job.folder / "checkpoint-2").mkdir(parents=True)
+    (job.folder / "checkpoint-2" / "state.json").write_text(json.dumps({"identity": identity}))
+    finetune(now, tmp_path / "run", [])
+    shown = capsys.readouterr().out
+    assert f"{job.folder.name} beside it is unfinished" in shown
+    assert "(settings.learning_rate: 0.01 -> 0.02; then -> now). Restore them" in shown
+    finetune(then, tmp_path / "run", [])
+    with storage.locked(job.folder):
+        finetune(now, tmp_path / "run", [])
+    assert "is unfinished" not in capsys.readouterr().out, "neither of itself nor of one that is being trained"
 
 
 def test_without_the_judges_a_training_says_so_and_a_ladder_refuses(tmp_path, tiny_sd, monkeypatch, capsys):

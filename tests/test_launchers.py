@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import tiny_study
 from hydra import compose, initialize_config_dir
 
 from likeness import launch
-from likeness.study import cells, dry_run, failures
+from likeness.study import cells, dry_run, evaluate_cells, failures
+from likeness.study.plan import plan_edit
 from likeness.study.progress import SweepProgress
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +41,16 @@ def test_a_launcher_that_is_not_installed_is_one_line_with_the_command(tmp_path)
     assert done.returncode == 1 and done.stderr.strip().splitlines() == [
         "error: Hydra's JoblibLauncher is not installed; run: uv pip install -e '.[joblib]'"
     ]
+
+
+@pytest.mark.parametrize("name", ["sweep", "train"])
+def test_launches_of_one_second_have_folders_of_their_own_that_sort_by_time(name):
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        made = [compose(name, return_hydra_config=True, overrides=["hydra.job.num=3"]) for _ in range(2)]
+    folders = [Path(cfg.hydra.run.dir).name for cfg in made]
+    assert folders[0] < folders[1] and [Path(cfg.hydra.sweep.dir).name for cfg in made] == folders, "one per launch"
+    assert all(re.fullmatch(rf"\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{{6}}_{name}", folder) for folder in folders)
+    assert list(evaluate_cells.newest([Path(folder) for folder in folders])) == [name]
 
 
 HEAVY = """
@@ -120,7 +132,7 @@ def out(world, tmp_path, monkeypatch):
 
 
 def sweep(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    small = ("sampler.num_inference_steps=2", "seeds=[0]", "logger=none", f"out={out}")
+    small = ("sampler.num_inference_steps=4", "seeds=[0]", "logger=none", f"out={out}")
     command = [sys.executable, "sweep.py", "-m", "edit=local", *small, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
 
@@ -212,6 +224,15 @@ def test_a_dry_run_knows_what_is_there_what_is_missing_and_what_cells_took(out, 
     assert "2 cells: 1 there, 1 to draw, about" in shown and not (out / "dry").exists()
 
 
+def test_a_dry_run_counts_the_models_that_would_be_trained(out, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "TOTAL", dry_run.Total())
+    for arguments in (("target=cake",), ("target=pizza", "subject=bnh"), ("target=cake", "subject=bnh")):
+        cell = tiny_study.sweep_of(out, "edit=local", "dry_run=true", "train_missing=true", *arguments)
+        dry_run.dry_run(cell, plan_edit(cell), "python train.py")
+    dry_run.print_total()
+    assert "3 to draw, about" in (shown := capsys.readouterr().out) and "plus 1 training, time not known" in shown
+
+
 def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
     from likeness.study.cell import run_cell
 
@@ -229,6 +250,7 @@ def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
     assert draws()
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_launcher_and_adds_up_in_one_place(out):
     done = sweep(out, "target=cake,pizza", "hydra/launcher=joblib", "dry_run=true")
     assert done.returncode == 0 and "2 cells: 0 there, 2 to draw" in done.stdout, done.stdout + done.stderr

@@ -1,5 +1,7 @@
 """Subject metrics against their formulas: fidelity to the photos, diversity, drift and bleeding."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_metrics
@@ -86,6 +88,26 @@ def test_no_training_is_no_drift_and_no_bleeding(embedded, field, pictures):
         assert (moved["drift_lpips"] > 0).all() and (moved["drift_clip"] > 0).all()
         bled = subject.bleeding(pictures[:3], pictures[3:], pictures[:3])
         assert all(value.abs().max() < 1e-5 for name, value in bled.items() if name.startswith("bleed_"))
+
+
+def test_drift_and_bleeding_are_differences_of_what_the_encoders_say(embedded, pictures):
+    before, after, photos = pictures[:3], pictures[3:6], pictures[6:]
+    old, new = (embedded.probe.read(part) for part in (before, after))
+    drift = embedded.drift(before, after)
+    moved = np.sqrt(((new.identity.numpy() - old.identity.numpy()) ** 2).mean(1))
+    np.testing.assert_allclose(drift["drift_identity"], moved, rtol=1e-3)
+    other = [embedded.probe.read(part).who.numpy() for part in (before, after)]
+    np.testing.assert_array_equal(drift["drift_who"], (other[0] != other[1]).astype(float))
+    clip_before, clip_after, clip_photos = (embedded.clip.images(part).numpy() for part in (before, after, photos))
+    np.testing.assert_allclose(drift["drift_clip"], 1 - (clip_before * clip_after).sum(1), atol=1e-5)
+    gained = (clip_after @ clip_photos.T).mean(1) - (clip_before @ clip_photos.T).mean(1)
+    np.testing.assert_allclose(embedded.bleeding(after, photos, before)["bleed_clip_i"], gained, atol=1e-5)
+
+
+def test_who_is_counted_where_another_class_is_read(embedded, pictures):
+    seen = embedded.see(pictures[:3])
+    old, new = (replace(seen, who=torch.tensor(who)) for who in ((0, 1, 2), (0, 2, 2)))
+    assert embedded.drift(old, new)["drift_who"].tolist() == [0, 1, 0]
 
 
 def test_bleeding_measures_the_way_to_the_subject(embedded, field, pictures):

@@ -12,7 +12,9 @@ import torch
 from likeness import metrics
 from likeness.errors import InputError
 from likeness.metrics import definitions
+from likeness.metrics.readings import compare
 from likeness.paperdoll import world
+from likeness.paperdoll.probe import Reading
 
 PROMPTS = tiny_metrics.PROMPTS
 
@@ -104,6 +106,51 @@ def test_the_probe_judges_what_was_asked(suite, pictures):
     nothing = suite.measure(pictures, pictures, PROMPTS[0], PROMPTS[0])
     assert to_cake["edit_success"].tolist() == [1] * 4 and to_burger["edit_success"].tolist() == [0] * 4
     assert nothing["edit_success"].isnan().all()
+
+
+def reading(style, scene, food, hat, head, identity):
+    """What a probe might read in two pictures: class indices, (x, y, size) of each head, traits."""
+    categorical = {"style": style, "scene": scene, "food": food, "sunglasses": (0, 0), "hat": hat}
+    continuous = dict(zip(("head_x", "head_y", "head_size"), torch.tensor(head).T, strict=True))
+    indices = {name: torch.tensor(values) for name, values in categorical.items()}
+    return Reading(
+        indices, {}, continuous | {"blossom": torch.tensor([0.2, 0.7])}, torch.tensor(identity), torch.zeros(2)
+    )
+
+
+def test_what_is_read_of_an_edit_is_counted_by_hand():
+    """One picture gets its cake on another scene and moves; the other keeps its burger, is painted and gets a hat."""
+    burger, cake = (world.FOODS.index(food) for food in ("burger", "cake"))
+    before = reading((0, 0), (0, 0), (burger, burger), (0, 0), [(0.5, 0.4, 0.4)] * 2, [[0.0, 0.0], [0.5, -0.5]])
+    head = [(0.5 + 3 / 128, 0.4 - 4 / 128, 0.44), (0.5, 0.4, 0.3)]
+    after = reading((0, 1), (1, 0), (cake, burger), (0, 1), head, [[0.6, 0.8], [0.5, 0.5]])
+    expected = {
+        "edit_success": [1, 0],
+        "asked_shown": [4 / 5, 2 / 5],  # of style, scene, food, sunglasses and hat
+        "other_changed": [1 / 4, 2 / 4],  # of all but food
+        "head_shift_px": [5, 0],
+        "size_change": [0.1, 0.25],
+        "identity_shift": [0.5**0.5, 0.5**0.5],
+        "blossom": [0.2, 0.7],
+    }
+    found = compare(before, after, *PROMPTS)
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        assert found[name].tolist() == pytest.approx(values, abs=1e-4), name
+
+
+def test_directional_clip_is_the_cosine_of_raw_embeddings_steps(suite, pictures):
+    clip = suite.clip
+    pixels = clip.processor(images=list((pictures * 255).round().byte()), return_tensors="pt")["pixel_values"]
+    words = clip.processor.tokenizer([*PROMPTS], padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        model = tiny_metrics.PlainFeatures(clip.model)
+        raw = [model.get_image_features(pixel_values=pixels), model.get_text_features(**words)]
+    images, texts = (embedding.numpy() / np.linalg.norm(embedding.numpy(), axis=1, keepdims=True) for embedding in raw)
+    steps, asked = images[2:] - images[:2], texts[1] - texts[0]
+    expected = steps @ asked / (np.linalg.norm(steps, axis=1) * np.linalg.norm(asked))
+    measured = suite.measure(pictures[:2], pictures[2:], *PROMPTS)["clip_dir"]
+    np.testing.assert_allclose(measured, expected, atol=2e-3)
 
 
 def test_backbones_are_named_by_content(suite, folder):

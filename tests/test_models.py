@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny_dreambooth as tiny
@@ -14,6 +15,7 @@ from likeness.models import (
     SD15,
     ModelSource,
     check_available,
+    file_id,
     load_pipeline,
     resolve_device,
     resolve_dtype,
@@ -153,6 +155,43 @@ def test_the_identity_follows_content_not_place(folder):
     data[-1] ^= 1
     file.write_bytes(data)
     assert weights_id(tiny.source(folder)) not in {known, changed}
+
+
+def test_a_single_file_is_what_it_is_read_against(folder, tmp_path):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def identity():
+        return weights_id(ModelSource("one", str(file), config=str(folder)))
+
+    seen = [file_id(file), identity()]
+    assert identity() == seen[-1]
+    for name, old, new in (
+        ("scheduler/scheduler_config.json", '"epsilon"', '"v_prediction"'),
+        ("tokenizer/tokenizer_config.json", "{", "{ "),
+        ("text_encoder/config.json", "{", "{ "),
+    ):
+        config = folder / name
+        config.write_text(config.read_text().replace(old, new, 1))
+        seen.append(identity())
+    assert len(set(seen)) == 5
+
+
+def test_a_single_file_without_configuration_is_known_by_that_of_stable_diffusion(folder, tmp_path, monkeypatch):
+    asked = {}
+
+    def download(source, **options):
+        asked.update(options, source=source)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    one = ModelSource("one", str(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+    with pytest.raises(InputError, match="not in the local cache"):
+        weights_id(one)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    assert weights_id(one) == weights_id(replace(one, config=str(folder)))
+    assert asked["source"] == SD15 and not any("safetensors" in name for name in asked["allow_patterns"])
 
 
 def test_devices_and_precisions():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, attention_of, close, draw, noise, plain
+from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, attention_of, close, draw, noise, pictures_of, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
 from likeness.prompt_to_prompt.blend import Blender
@@ -35,6 +35,8 @@ def test_an_image_depends_on_its_seed_alone(pipe):
     close(source[1:2], one_source)
     close(edited[1:2], one_edited)
     assert (edited[0] - edited[1]).abs().max() > 0.1
+    together, alone = (pictures_of(pipe, latents) for latents in (edited[1:2], one_edited))
+    close(together, alone, atol=1e-4)  # of [0, 1]
 
 
 def test_targets_do_not_influence_one_another(pipe):
@@ -333,8 +335,17 @@ def test_stable_diffusion_xl(tiny_sd):
     [
         (Replace("A painting of a lion"), {}, "same number of words"),
         (Reweight(None, {"cake": 2.0}), {}, "'cake'.*is not in the prompt"),
+        (Reweight(None, {"burger": float("nan")}), {}, "expected finite numbers"),
+        (Reweight(None, {"squirrel eating": (1.0, float("inf"))}), {}, "expected finite numbers"),
         (Reweight(None, {"squirrel eating": (1.0, 2.0, 3.0)}), {}, "3 factors, but the word has 2 tokens"),
         (Replace(TARGET, cross_replace_steps=0.0, self_replace_steps=0.0), {}, "injects nothing"),
+        (
+            Refine(
+                "charcoal " + SOURCE, cross_replace_steps={"default_": 0.0, "charcoal": 1.0}, self_replace_steps=0.0
+            ),
+            {},
+            "injects nothing",
+        ),
         (Replace(TARGET, cross_replace_steps=1.5), {}, "expected 0 <= start"),
         (Replace(TARGET), {"local_blend": LocalBlend(["cat", "lion"])}, "'cat'.*LocalBlend"),
         (Replace(TARGET), {"local_blend": LocalBlend(["lion"])}, "one entry for the source"),

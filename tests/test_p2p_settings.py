@@ -1,6 +1,7 @@
 """Prompt-to-Prompt's settings, refusals and notices on a real, tiny pipeline; offload and interruption."""
 
 import re
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
-from likeness.prompt_to_prompt.checks import mask_notices
 from likeness.prompt_to_prompt.layers import attention_layers, pixels
 
 
@@ -37,9 +37,9 @@ def test_a_limit_on_self_attention_is_an_option(pipe):
     assert (default - without).abs().max() > 0.01 and (every - default).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("size", [(7, 9), (37, 45)])
+@pytest.mark.parametrize("size", [(7, 9), pytest.param((37, 45), marks=pytest.mark.slow)])
 def test_odd_and_oblong_latents(pipe, size):
-    """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23, whose maps are kept."""
+    """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23 and 10x12, nearest to 256."""
     start, edit = noise(3, size=size), Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=1.0)
     layers = {layer.name.removesuffix(".processor"): layer for layer in attention_layers(pipe.unet)}
     seen = {}
@@ -57,7 +57,7 @@ def test_odd_and_oblong_latents(pipe, size):
             hook.remove()
     assert seen == {name: pixels(layer, size) for name, layer in layers.items()} and len(set(seen.values())) == 3
     close(source, plain(pipe, SOURCE, start), atol=1e-3)
-    mask, maps = p2p.masks.last(), {(7, 9): (7, 9), (37, 45): (19, 23)}[size]
+    mask, maps = p2p.masks.last(), {(7, 9): (7, 9), (37, 45): (10, 12)}[size]
     assert mask.shape == size and p2p.attention_maps.word("lion", prompt=1).shape == maps
     assert 0 < mask.float().mean() < 1
     assert (edited - source)[0, :, ~mask].abs().max() < 1e-5 and (edited - source)[0, :, mask].abs().max() > 0.01
@@ -160,6 +160,19 @@ def test_an_interrupted_sampling_leaves_nothing_for_the_next(pipe):
     assert dict(pipe.unet.attn_processors) == before
 
 
+def test_a_step_that_was_set_on_the_scheduler_is_put_back(tiny_pipe):
+    scheduler, calls = tiny_pipe.scheduler, []
+
+    @wraps(scheduler.step)
+    def counted(*args, **options):
+        calls.append(args[1])
+        return type(scheduler).step(scheduler, *args, **options)
+
+    scheduler.step = counted
+    draw(tiny_pipe, [Replace(TARGET)], noise(0), steps=2)
+    assert vars(scheduler)["step"] is counted and len(calls) == 2
+
+
 def test_another_processor_or_a_multi_vector_word_is_refused(tiny_pipe):
     from diffusers.models.attention_processor import AttnProcessor2_0
 
@@ -174,29 +187,6 @@ def test_another_processor_or_a_multi_vector_word_is_refused(tiny_pipe):
     edit = Replace(SOURCE.replace("squirrel", "<toy>"))
     with pytest.raises(ValueError, match="several vectors"), prompt_to_prompt(tiny_pipe, SOURCE, [edit]):
         pass
-
-
-def test_another_pipeline_is_refused(pipe, tiny_pipe):
-    with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)]) as p2p:
-        options = dict(latents=p2p.latents(noise(0)), num_inference_steps=2, output_type="latent")
-        with pytest.raises(ValueError, match="another pipeline"):
-            tiny_pipe(**p2p.inputs, **options)
-
-
-@pytest.mark.parametrize(
-    ("edit", "notice"),
-    [
-        (Replace(TARGET, self_replace_steps=0.0), "as many tokens as the new one"),
-        (Replace(LASAGNE, self_replace_steps=0.0), "self-attention window holds no step"),
-        (Replace(TARGET, cross_replace_steps=0.0), "cross-attention window holds no step"),
-        (Refine(SOURCE), "nothing is edited"),
-        (Replace(SOURCE.upper()), "nothing is edited"),
-        (Reweight(None, {"burger": 1}), "nothing is re-weighted"),
-    ],
-)
-def test_what_can_hardly_act_is_said(pipe, edit, notice):
-    with prompt_to_prompt(pipe, SOURCE, [edit]) as p2p:
-        assert any(notice in n for n in p2p.notices)
 
 
 def test_windows_are_judged_by_the_steps_that_are_drawn(pipe):
@@ -239,32 +229,6 @@ def test_an_empty_window_is_drawn_and_said_in_the_reference_behaviours(pipe):
     close(target, plain(pipe, TARGET, start))
     close(same, source)
     assert sum("injects nothing" in n for n in p2p.notices) == 2
-
-
-def test_a_full_mask_is_said(pipe):
-    blend = LocalBlend(["squirrel", "lion"], threshold=0.0)
-    (_, edited), p2p = draw(pipe, [Replace(TARGET)], noise(4), local_blend=blend)
-    close(edited, draw(pipe, [Replace(TARGET)], noise(4))[0][1])
-    assert p2p.notices == [
-        f"LocalBlend's mask of target 1, image 0 is full: nothing is kept at {STEPS} of {STEPS} blended steps."
-    ]
-
-
-def test_masks_are_judged_at_every_blended_step(pipe):
-    """Two images of two targets: masks that are empty or full at some steps only, the last one excepted."""
-    _, p2p = draw(pipe, [Replace(TARGET), Replace(LASAGNE)], noise(0, 1))
-    control = p2p.masks.control
-    control.masks = [torch.ones(3, 2, 1, 8, 8, dtype=torch.bool).tril(6) for _ in range(4)]
-    assert not mask_notices(control)
-    for step in (0, 2):
-        control.masks[step][2, 1] = False
-    control.masks[1][2, 1] = True
-    control.masks[1][1, 0] = True
-    assert mask_notices(control) == [
-        "LocalBlend's mask of target 1, image 0 is full: nothing is kept at 1 of 4 blended steps.",
-        "LocalBlend's mask of target 2, image 1 is empty: the source is returned at 2 of 4 blended steps.",
-        "LocalBlend's mask of target 2, image 1 is full: nothing is kept at 1 of 4 blended steps.",
-    ]
 
 
 def test_a_long_prompt_is_drawn_in_the_reference_behaviours_alone(pipe):

@@ -8,6 +8,7 @@ import tiny_study
 from PIL import Image
 
 from likeness import metrics, replay
+from likeness.errors import InputError
 from likeness.study import draw
 from likeness.study.cell import run_cell
 
@@ -42,6 +43,22 @@ def test_a_record_carries_all_that_decides_its_pictures(recorded):
 def test_a_record_replays_to_the_same_bits(recorded, capsys):
     replay.main([str(recorded / "record.json")])
     assert capsys.readouterr().out == "identical: 6 pictures\n"
+
+
+def test_the_model_is_looked_for_where_the_cell_lies(recorded, tmp_path, monkeypatch):
+    record = json.loads((recorded / "record.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    moved = recorded.parent / "moved"
+    shutil.copytree(recorded, moved)
+    (moved / "record.json").write_text(json.dumps(record | {"config": record["config"] | {"out": "outputs"}}))
+    asked = []
+    monkeypatch.setattr(
+        replay, "redraw", lambda sweep, *_: asked.append(sweep.out) or (_ for _ in ()).throw(InputError(""))
+    )
+    for cell in (moved, shutil.copytree(moved, tmp_path / "copy")):
+        with pytest.raises(InputError):
+            replay.replay(cell)
+    assert asked == [str(recorded.parents[1]), "outputs"]
 
 
 def test_a_replay_that_differs_says_by_how_much_and_what_has_changed(recorded, capsys):

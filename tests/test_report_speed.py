@@ -7,10 +7,19 @@ import pytest
 from cells_on_disk import write_cell
 from PIL import Image
 
-from likeness.metrics import statistics
+from likeness.metrics import definitions, statistics
 from likeness.report.page import write_report
 from likeness.report.thumbnails import PAGE, seeds_shown
 from likeness.study.gather import gather
+
+ALIKE = ("lpips", "ssim", "psnr", "clip_structure")
+METRICS = (  # those of a cell of the embedded model, beside the two that every cell of these tests has
+    "clip_t", "clip_dir", *ALIKE[1:], "asked_shown", "head_shift_px", "size_change", "other_changed", "identity_shift",
+    "blossom", "clip_i", "identity_distance",
+    *(f"{name}_{side}_{region}" for region in ("local_blend", "rendered") for side in ("inside", "outside")
+      for name in ALIKE), "clip_t_inside_local_blend", "clip_t_inside_rendered",
+)  # fmt: skip
+DIRECTIONS = {name: definitions.direction(name) for name in ("lpips", "edit_success", *METRICS)}
 
 
 def drawn(number, side):
@@ -33,6 +42,7 @@ def sweep_of(root, count, monkeypatch, side=128, seeds=4):
         folder = write_cell(
             root / "cells", f"cell{number}", subject=("tuki", "bnh")[number % 2], picture=drawn(number, side),
             count=seeds, axes={"edit": ("local", "global", "refine")[number % 3], "style": f"style {number % 8}"},
+            metrics=METRICS, directions=DIRECTIONS,
         )  # fmt: skip
         (root / "run" / str(number)).mkdir(parents=True)
         (root / "run" / str(number) / "cell.txt").write_text(f"{folder}\n")

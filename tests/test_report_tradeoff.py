@@ -8,7 +8,7 @@ from cells_on_disk import write_cell
 
 from likeness.errors import InputError
 from likeness.report import settings_map, tradeoff
-from likeness.report.records import read_cells
+from likeness.report.records import measured_alike, read_cells
 from likeness.report.tradeoff_plot import draw_map
 from likeness.report.varying import varying
 from likeness.study.gather import gather
@@ -117,3 +117,28 @@ def test_edits_that_differ_in_a_window_by_kind_are_no_sweep_over_it(swept, tmp_p
     other = cell(tmp_path, 9, 0.8, 0.6, 0.5, 0.3, axes={"edit": "blend"})
     run, page = gathered(tmp_path, [next(c for c in swept if c.axes["subject"] == "tuki"), *read_cells([other])[0]])
     assert not (run / "map.svg").exists() and "What the settings trade" not in page
+
+
+def trained(root, number, end, steps, **more):
+    axes = {"schedule": str(steps)} | more.pop("axes", {})
+    return cell(root, number, 0.8, end, 0.5, 0.2 + end / 2, steps=steps, axes=axes, **more)
+
+
+def test_a_sweep_over_trainings_and_windows_leaves_one_map_of_both(tmp_path, capsys):
+    folders = [trained(tmp_path, steps + i, end, steps) for steps in (200, 1600) for i, end in enumerate((0.0, 0.4))]
+    swept_twice = read_cells(folders)[0]
+    run, page = gathered(tmp_path, swept_twice)
+    drawn = (run / "map.svg").read_text(encoding="utf-8")
+    assert drawn == draw_map(settings_map.trade(swept_twice)) and "training steps 1600" in drawn
+    assert page.count("What the settings trade") == 1 and "all 2 trainings" in page
+    assert not (run / "map-2.svg").exists() and len(measured_alike(swept_twice)) == 2
+
+
+def test_trainings_of_different_subjects_or_versions_are_on_no_map_together(tmp_path):
+    ends = ((0, 0.0), (1, 0.4))
+    tuki = [trained(tmp_path, i, end, 200) for i, end in ends]
+    bnh = [trained(tmp_path, 10 + i, end, 1600, subject="bnh") for i, end in ends]
+    other = [trained(tmp_path, 20 + i, end, 800, clip="clip@2") for i, end in ends]
+    for folders in (tuki + bnh, tuki + other):
+        maps = settings_map.maps_by_group(measured_alike(read_cells(folders)[0]))
+        assert [(made.settings, count) for made, count in maps.values()] == [(["edit.self_replace_steps"], 1)] * 2

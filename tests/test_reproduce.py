@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_study
@@ -10,7 +11,7 @@ from cells_on_disk import write_cell
 
 from likeness import reproduce
 from likeness.errors import InputError
-from likeness.report.notebook import CLOSE, OPEN
+from likeness.report.notebook import CLOSE, OPEN, table_of
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted((ROOT / "experiments").glob("[0-9]*"))
@@ -87,6 +88,54 @@ def test_a_sweep_over_settings_gets_the_map(notebook, tmp_path):
     assert "| 0–0.4 | 4 |" in page and "**chosen**" in page and (notebook / "map.svg").is_file()
 
 
+LINE = "[burgers](experiments/002_local_edits/README.md), `experiment=figure2_local`"
+
+
+def test_the_readmes_line_of_an_experiment_is_written_and_the_others_are_kept(notebook, tmp_path):
+    readme = tmp_path / "README.md"
+    kept = f"# Title\n{OPEN}\n| experiment | n |\n|---|---|\n| [other](experiments/001_other/README.md) | 7 |\n"
+    readme.write_text(f"{kept}| {LINE} | 9 | old |\n{CLOSE}\nprose\n")
+    cells = [write_cell(tmp_path / "cells", name, target=name) for name in ("cake", "lasagne")]
+    experiment = reproduce.read_experiment(notebook)
+    reproduce.fill(experiment, point(tmp_path / "run", *cells))
+    text = readme.read_text()
+    assert text.startswith(f"{kept}| {LINE} | 8 | 100% / 50% | 0.2") and text.endswith(f"] | – |\n{CLOSE}\nprose\n")
+    other = write_cell(tmp_path / "cells", "other", clip="clip@2")
+    with pytest.raises(InputError, match="were not drawn alike"):
+        reproduce.fill(experiment, point(tmp_path / "mixed", *cells, other))
+    assert readme.read_text() == text
+
+
+def test_the_committed_results_are_those_of_the_experiments_pages():
+    lines = [line for line in table_of(ROOT / "README.md").splitlines() if "](experiments/" in line]
+    assert len(lines) == 4
+    for line in lines:
+        _, asked, *found, _ = (part.strip() for part in line.split("|"))
+        page = (ROOT / asked.split("](")[1].split(")")[0]).read_text().splitlines()
+        rows = [[part.strip() for part in row.split("|")] for row in page if row.startswith("| overall |")]
+        happened, lost, moved = (next(r for r in rows if name in r[2]) for name in ("happened", "LPIPS", "head"))
+        assert found == [happened[3], happened[5], lost[5], lost[6], moved[5]], asked
+
+
+def test_the_judges_table_is_written_after_all_experiments_and_not_after_one(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    ran, front = [], notebook.parent / "README.md"
+    shutil.copy(ROOT / "experiments" / "README.md", front)
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_: [])
+    monkeypatch.setattr(
+        reproduce.subprocess, "run", lambda words, check: ran.append(words) or SimpleNamespace(returncode=3)
+    )
+    for name in ("2026-01-02_10-00-00-000001_002_local_edits", "2026-01-03_10-00-00-000001_006_windows"):
+        (tmp_path / "out" / "runs" / name).mkdir(parents=True)
+    arguments = ["--experiments", str(notebook.parent), "--out", str(tmp_path / "out")]
+    reproduce.main(["002_local_edits", *arguments])
+    assert not ran
+    with pytest.raises(SystemExit, match="the judge's table: the command ended with exit code 3"):
+        reproduce.main(arguments)
+    judged = tmp_path / "out" / "runs" / "2026-01-02_10-00-00-000001_002_local_edits"
+    assert ran[0][1:] == ["-m", "likeness.study.evaluate_cells", str(judged), "--page", str(front)]
+
+
 def test_what_cannot_be_filled_leaves_the_page_alone(notebook, tmp_path):
     before = (notebook / "README.md").read_text()
     with pytest.raises(InputError, match="no finished cell"):
@@ -108,13 +157,17 @@ def test_a_module_gets_the_newest_run_of_every_sweep(notebook, tmp_path):
     page = (notebook / "README.md").read_text()
     command = reproduce.read_experiment(notebook).command
     (other / "README.md").write_text(page.replace(command, "python -m likeness.results outputs/runs/RUN ..."))
-    for name in ("2026-01-01_10-00-00_002_local_edits", "2026-01-02_10-00-00_002_local_edits", "2026-01-03_1_sweep"):
+    for name in (
+        "2026-01-01_10-00-00_002_local_edits",
+        "2026-01-02_10-00-00-000001_002_local_edits",
+        "2026-01-03_1_sweep",
+    ):
         (tmp_path / "out" / "runs" / name).mkdir(parents=True)
     cell = write_cell(tmp_path / "cells", "one")
-    point(tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits", cell)
+    point(tmp_path / "out" / "runs" / "2026-01-02_10-00-00-000001_002_local_edits", cell)
     experiment = reproduce.read_experiment(other)
     assert not experiment.is_sweep and reproduce.run_module(experiment, tmp_path / "out") == 0
-    (tmp_path / "out" / "runs" / "2026-01-02_10-00-00_002_local_edits" / "0" / "cell.txt").unlink()
+    (tmp_path / "out" / "runs" / "2026-01-02_10-00-00-000001_002_local_edits" / "0" / "cell.txt").unlink()
     assert reproduce.run_module(experiment, tmp_path / "out") == 1  # nothing there: the older run is not taken
 
 

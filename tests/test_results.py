@@ -1,6 +1,7 @@
 """Gathering outputs into one table, and finding what W&B has not seen."""
 
 import csv
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from likeness.errors import InputError
 from likeness.report import sync
 from likeness.report.parquet import write_parquet
 from likeness.report.records import read_cells
+from likeness.study import failures
 
 
 def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
@@ -28,6 +30,14 @@ def test_every_picture_is_one_row_and_failed_cells_are_named(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "| tuki | local | a \\| b | 4 | 100% / 50% |" in shown and "disk full" in shown
     assert shown.count("Measured with") == 1
+
+
+def test_jobs_that_failed_before_there_was_a_cell_are_named(tmp_path, capsys):
+    run = tmp_path / "runs" / "sweep"
+    failures.point_to(run / "0", write_cell(tmp_path / "cells", "one"))
+    failures.write(run / "1", None, ["edit=local"], "no such model")
+    results.main([str(run)])
+    assert "left out: 1: edit=local: no such model" in capsys.readouterr().out
 
 
 def test_parquet_holds_the_same_rows_with_numbers_as_numbers(tmp_path):
@@ -115,3 +125,22 @@ def test_only_runs_that_stayed_offline_are_uploaded(tmp_path):
     assert [run.name for run in sync.offline_runs(tmp_path)] == ["offline-run-1"]
     with pytest.raises(InputError, match="nothing to upload"):
         sync.sync(tmp_path / "empty")
+
+
+def test_a_dead_server_ends_the_upload_at_the_first_run(tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        (tmp_path / f"offline-run-{number}").mkdir()
+    asked = []
+
+    def hangs(command, check, timeout):
+        asked.append(command[-1])
+        if len(asked) == 2:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(sync.subprocess, "run", hangs)
+    with pytest.raises(SystemExit, match="1"):
+        sync.main([str(tmp_path), "--timeout", "7"])
+    shown = capsys.readouterr().out
+    assert len(asked) == 2 and "no answer within 7 s" in shown and "uploaded 1 of 3 runs" in shown
+    assert "not uploaded: " + str(tmp_path / "offline-run-2") in shown

@@ -16,7 +16,7 @@ from likeness.errors import InputError
 from likeness.paperdoll import card, photos, world
 from likeness.paperdoll.judge import Judge
 from likeness.report import notebook
-from likeness.study import evaluate_cells, evaluate_subjects, judged
+from likeness.study import evaluate_cells, evaluate_subjects, judged, metric_agreement
 
 SOURCE = world.Factors(style="painting", food="burger")
 MODEL = {"model": "paperdoll"}
@@ -106,9 +106,41 @@ def test_blossom_follows_the_weight_or_is_said_not_to(tmp_path, sign):
     assert len(values["means"]) == 6 and "-2" in evaluate_cells.table({"five": found})
 
 
+def weighted(weight, seed, amount, prompt="a photo"):
+    about = {"arm": "with", "subject": "tuki", "word": "blossom", "source_prompt": prompt}
+    return about | {"weight": weight, "seed": seed, "true_blossom": amount}
+
+
+def test_curves_are_of_one_word_and_one_source_prompt():
+    up, down = ([weighted(w, 0, 0.5 + sign * w, prompt) for w in (0.0, 1.0, 2.0)]
+                for sign, prompt in ((0.1, "a photo"), (-0.1, "a drawing")))  # fmt: skip
+    other = [row | {"word": "rusty", "true_blossom": 0.0} for row in up]
+    found = evaluate_cells.reweighting(up + down + other)
+    assert {name: values["strictly increasing"] for name, values in found.items()} == {
+        "tuki, a photo": True, "tuki, a drawing": False
+    }  # fmt: skip
+    assert list(evaluate_cells.reweighting(up)) == ["tuki"]
+    with pytest.raises(InputError, match="weight 1 of blossom was drawn twice for seed 0"):
+        evaluate_cells.reweighting([*up, weighted(1.0, 0, 0.9)])
+
+
+def test_cells_that_must_not_be_put_together_are_no_figure(tmp_path):
+    judge = Remembering()
+    for place, more in (("weights", {"weights": "other"}), ("clip", {"clip": "clip@2"}), ("dtype", {"dtype": "f16"})):
+        cell_of(tmp_path / place, "cake", judge, local_edit)
+        cell_of(tmp_path / place, "pie", judge, local_edit, **more)
+    for place, said in (("weights", "different weights"), ("clip", "different backbones"), ("dtype", "precision")):
+        with pytest.raises(InputError, match=said):
+            evaluate_cells.evaluate_figures([tmp_path / place], judge)
+    rows = metric_agreement.generated_rows([tmp_path / "weights"], judge)
+    assert len(rows) == 16 and len({row["source"] for row in rows}) == 8, "two models draw other source pictures"
+    with pytest.raises(InputError, match="different backbones"):
+        metric_agreement.generated_rows([tmp_path / "clip"], judge)
+
+
 def test_only_seeds_drawn_with_every_weight_are_ranked():
     rows = [
-        {"arm": "with", "subject": "tuki", "weight": weight, "seed": seed, "true_blossom": weight + seed}
+        weighted(weight, seed, weight + seed)
         for weight in (0.0, 1.0, 2.0)
         for seed in range(3)
         if (weight, seed) != (2.0, 2)

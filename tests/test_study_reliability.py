@@ -7,16 +7,18 @@ import resource
 import shutil
 from pathlib import Path
 
+import cells_on_disk
 import pytest
 import tiny_study
 
 from likeness import metrics
 from likeness.errors import InputError
-from likeness.report.folders import cells_under
+from likeness.report.folders import cells_under, pointed_at
 from likeness.report.records import read_cells
 from likeness.study import cells, draw, failures
 from likeness.study.cell import run_cell
 from likeness.study.gather import gather
+from likeness.study.gather import main as gather_command
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def assert_whole(out: Path, count: int) -> None:
     assert all(cells.is_done(folder) for folder in folders)
     done, failed = read_cells(folders)
     assert not failed and all(len(cell.rows) == 3 for cell in done)
-    pointers = {Path(p.read_text().strip()) for p in (out / "runs").glob("*/cell.txt")}
+    pointers = {pointed_at(p) for p in (out / "runs").glob("*/cell.txt")}
     assert pointers == {folder.resolve() for folder in folders}
 
 
@@ -185,6 +187,46 @@ def test_a_job_that_was_killed_before_it_could_say_so_is_reported(one, out, caps
     assert "killed or timed out" in page.read_text()
 
 
+def test_jobs_that_never_began_are_counted_and_the_exit_code_says_so(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    failures.begin(run, 40)
+    for number in range(2):
+        failures.point_to(run / str(number), cells_on_disk.write_cell(tmp_path / "cells", f"cell{number}"))
+    failures.write(run / "2", None, ["edit=local"], "boom")
+    with pytest.raises(SystemExit) as ended:
+        gather_command([str(run)])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 1 and "37 of 40 jobs left nothing." in shown and "38 of 40 cells failed" in shown
+    assert "failed: 2: edit=local: boom" in shown and "failed: 3 and 36 more: left nothing" in shown
+    assert (run / "report.html").read_text().count("left nothing") == 1
+    failures.begin(run, 1)
+    failures.point_to(run / "0", tmp_path / "cells" / "cell0")
+    gather_command([str(run)])
+    assert "left nothing" not in capsys.readouterr().out
+
+
+def test_outputs_that_were_moved_are_read_and_cells_that_are_gone_are_named(tmp_path, capsys):
+    out, moved = tmp_path / "out", tmp_path / "elsewhere" / "out"
+    made = [cells_on_disk.write_cell(out / "cells", f"cell{number}") for number in range(3)]
+    for number, cell in enumerate(made[:2]):
+        failures.point_to(out / "runs" / "sweep" / str(number), cell)
+    failures.point_to(tmp_path / "far", made[0])
+    assert (tmp_path / "far" / "cell.txt").read_text() == f"{made[0]}\n", "outside, where the folder cannot move along"
+    (out / "runs" / "sweep" / "2").mkdir()
+    (out / "runs" / "sweep" / "2" / "cell.txt").write_text(f"{made[2]}\n")  # as pointers were written before
+    assert failures.jobs(out / "runs" / "sweep") == made
+    moved.parent.mkdir()
+    out.rename(moved)
+    run = moved / "runs" / "sweep"
+    assert failures.jobs(run) == [moved / "cells" / "cell0", moved / "cells" / "cell1", made[2]]
+    gather(run)
+    shown = capsys.readouterr().out
+    assert "1 of 3 cells failed" in shown and f"failed: cell2: is not in {out / 'cells'}, where" in shown
+    done, failed = read_cells(cells_under([run]))
+    assert len(done) == 2 and "moved or removed" in failed[0].error
+
+
 def test_a_run_folder_used_again_holds_the_jobs_of_the_last_launch_alone(tmp_path):
     runs, made = tmp_path / "runs", [tmp_path / name for name in ("cake", "pizza", "lasagne")]
     runs.mkdir()
@@ -209,7 +251,7 @@ def test_an_error_within_a_cell_is_recorded_with_it_and_the_next_attempt_replace
     (folder,) = (out / "cells").glob("[!.]*")
     record = json.loads((folder / "record.json").read_text())
     assert record["status"] == "failed" and "injects nothing" in record["error"] and record["traceback"] is None
-    assert Path((out / "runs" / "0" / "cell.txt").read_text().strip()) == folder.resolve()
+    assert pointed_at(out / "runs" / "0" / "cell.txt") == folder.resolve()
     with contextlib.suppress(InputError):
         run_cell(one, out / "runs" / "0", ["edit=local"])
     assert len(list((out / "cells").glob("[!.]*"))) == 1

@@ -12,6 +12,7 @@ from PIL import Image
 from likeness.errors import InputError
 from likeness.subjects import (
     BLOCK,
+    MARK,
     ClassRequest,
     check_class_dir,
     class_images,
@@ -21,6 +22,7 @@ from likeness.subjects import (
     make_folder,
     open_photo,
     photos_hash,
+    write_png,
 )
 
 
@@ -150,6 +152,9 @@ def test_class_pictures_are_drawn_once_and_never_depend_on_who_asks(tmp_path):
     assert len(files) == 10 and len(blocks) == 2 and blocks[0][0] == ["a man", "a dog"] * 4
     assert class_images(request, 16, tmp_path, counting_draw(blocks), shape)[:10] == files and len(blocks) == 2
     kept = [f.read_bytes() for f in files]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert class_images(request, 10, tmp_path, None, shape) == files
     for gone in (1, 9):
         files[gone].unlink()
     files[2].write_bytes(b"torn")
@@ -188,7 +193,28 @@ def test_processes_split_class_pictures_without_duplicates(tmp_path):
         assert file.read_bytes() == (request.folder(tmp_path / "two") / file.name).read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"model_id": "n"}, {"prompts": ("x",)}, {"seed": 1}, {"guidance_scale": 3.0}])
+@pytest.mark.parametrize("kind", ["any picture", "another of the set", "edited"])
+def test_a_picture_that_is_not_the_one_drawn_is_drawn_again(tmp_path, kind):
+    request, shape = ClassRequest("m", ("a man",)), (2, 4, 4)
+    files = class_images(request, 3, tmp_path, counting_draw([]), shape)
+    kept = files[1].read_bytes()
+    if kind == "any picture":
+        Image.new("RGB", (8, 8), "red").save(files[1])
+    elif kind == "another of the set":
+        files[1].write_bytes(files[0].read_bytes())
+    else:
+        with Image.open(files[1]) as picture:
+            mark = picture.info[MARK]
+        write_png(Image.new("RGB", (8, 8), "red"), files[1], mark)
+    with pytest.warns(UserWarning, match=r"00001\.png is not the class picture drawn for this training: drawn again"):
+        class_images(request, 3, tmp_path, counting_draw([]), shape)
+    assert files[1].read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model_id": "n"}, {"prompts": ("x",)}, {"seed": 1}, {"guidance_scale": 3.0}, {"device": "cuda"}],
+)
 def test_the_key_of_class_pictures_is_what_decides_them(change, tmp_path):
     request = {"model_id": "m", "prompts": ("a man",)}
     assert ClassRequest(**request).folder(tmp_path) != ClassRequest(**request | change).folder(tmp_path)

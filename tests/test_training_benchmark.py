@@ -1,6 +1,7 @@
 """The training benchmark measures what it says, at its smallest; its figures come from `make bench-train`."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny_study
@@ -30,6 +31,17 @@ def world(tmp_path_factory):
 )
 def test_the_first_step_is_seen_on_the_bar(shown, moved):
     assert bool(bench.FIRST_STEP.search(shown.encode())) == moved
+
+
+def test_operations_of_a_compiled_unet_are_counted_before_compilation(monkeypatch):
+    monkeypatch.setattr(bench, "matrix_rate", lambda device, precision: 1e6)
+    plain, compiled = torch.nn.Linear(10, 20), object()
+    cpu = SimpleNamespace(device=torch.device("cpu"))
+    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu)
+    arm = SimpleNamespace(loop=loop, step=lambda: loop.unet(torch.ones(5, 10)))
+    found = bench.matrix_share(arm, 0.01, Case(compile=True))
+    assert found["share of matrix rate"] == pytest.approx(2 * 5 * 10 * 20 / 0.01 / 1e6)
+    assert loop.unet is compiled
 
 
 @pytest.mark.slow

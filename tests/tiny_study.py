@@ -45,7 +45,7 @@ def sweep_of(out: Path, *overrides: str, conf: Path = CONF):
 
     from likeness import config
 
-    small = (f"out={out}", "sampler.num_inference_steps=2", "seeds=[0]", "logger=none", *overrides)
+    small = (f"out={out}", "sampler.num_inference_steps=4", "seeds=[0]", "logger=none", *overrides)
     with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
         return config.to_sweep(compose("sweep", list(small)))
 

@@ -19,6 +19,7 @@ from likeness.errors import InputError
 OPERATORS = ("replace", "refine", "reweight")
 BEHAVIOURS = ("corrected", "reference_stable", "reference_null")
 SCHEDULERS = ("ddim", "pndm", "dpm", "euler")
+TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
 
 
@@ -75,10 +76,8 @@ class Model:
     local_files_only: bool = False
     resolution: int | None = None
     blend_threshold: float = 0.3  # of LocalBlend, the reference's
-    cross_replace_until: float = (
-        0.8  # share of the steps in which a word swap takes over cross-attention maps, the paper's
-    )
-    self_replace_resolution: int | None = None  # largest side of maps whose self-attention is injected
+    cross_replace_until: float = 0.8  # share of the steps, of word swaps; the paper's
+    self_replace_resolution: int | None = None  # self-attention is injected in maps of up to side x side pixels
     dtype: str = "float32"
     mixed_precision: str = "no"
     metrics: str = "standard"
@@ -106,6 +105,7 @@ class Method:
     lora_alpha: float | None = None
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     lora_text_encoder: Any = 0.0  # likewise
+    lora_text_encoder_targets: list[str] = field(default_factory=lambda: list(TEXT_ENCODER_TARGETS))
 
 
 @dataclass
@@ -136,9 +136,9 @@ class Schedule:
 
 @dataclass
 class Blend:
-    words: list[list[str]] = field(default_factory=list)  # one list per prompt: source, target
-    substruct_words: list[list[str]] = field(default_factory=list)
-    threshold: float = 0.3
+    words: list[Any] = field(default_factory=list)  # for source and target: a word, or a list of words
+    substruct_words: list[Any] = field(default_factory=list)
+    threshold: Any = None  # one number, or [for words, for substruct_words]; None: the model's
     start: float | None = None  # share of the steps before blending begins; null is what edit.behaviour does
 
 
@@ -151,12 +151,12 @@ class Edit:
     values: dict[str, Any] = field(default_factory=dict)  # of the axes left empty
     source: str = ""
     phrases: dict[str, dict[str, str]] = field(default_factory=dict)  # axis -> short name -> phrase
-    cross_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.8])
-    self_replace_steps: list[float] = field(default_factory=lambda: [0.0, 0.4])
-    word_windows: dict[str, list[float]] = field(default_factory=dict)
+    cross_replace_steps: Any = field(default_factory=lambda: [0.0, 0.8])  # [start, end], or f for [0, f]; so are all
+    self_replace_steps: Any = field(default_factory=lambda: [0.0, 0.4])
+    word_windows: dict[str, Any] = field(default_factory=dict)
     self_replace_resolution: int | None = None  # None: the model's
     behaviour: str = "corrected"
-    blend: Blend | None = None
+    blend: Blend | None = field(default_factory=Blend)
 
 
 @dataclass
@@ -227,6 +227,10 @@ class Sweep(_Common):
     overwrite: bool = False
     train_missing: bool = False  # fine-tune the model first where it is missing
 
+    def __post_init__(self) -> None:
+        if self.edit.blend == Blend() and self.edit.name != "blend":  # there to take options; none was given
+            self.edit.blend = None
+
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
 
@@ -265,13 +269,15 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
     if edit.self_replace_resolution is None:
         edit.self_replace_resolution = sweep.model.self_replace_resolution
-    for name, window in {
-        "edit.cross_replace_steps": edit.cross_replace_steps,
-        "edit.self_replace_steps": edit.self_replace_steps,
-        **{f"edit.word_windows.{w}": v for w, v in edit.word_windows.items()},
-    }.items():
-        if len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
-            raise InputError(f"{name}={window} must be [start, end] with 0 <= start <= end <= 1, for example [0,0.8].")
+    if "default_" in edit.word_windows:
+        raise InputError(
+            "edit.word_windows.default_ is no word: the window of all others is edit.cross_replace_steps."
+        )
+    edit.cross_replace_steps = _window("edit.cross_replace_steps", edit.cross_replace_steps)
+    edit.self_replace_steps = _window("edit.self_replace_steps", edit.self_replace_steps)
+    edit.word_windows = {w: _window(f"edit.word_windows.{w}", value) for w, value in edit.word_windows.items()}
+    if edit.blend is not None:
+        _complete(edit.blend, sweep.model)
     _one_of("sampler.scheduler", sweep.sampler.scheduler, SCHEDULERS)
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
@@ -350,6 +356,42 @@ def _share(name: str, value: Any) -> float:
     if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
         raise InputError(f"{name}={value} must be true, false, or a share of the steps between 0 and 1.")
     return float(value)
+
+
+def _numbers(values: list[Any]) -> list[float] | None:
+    """Return numbers as floats; None where one is none."""
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return [float(value) for value in values] if numbers else None
+
+
+def _window(name: str, value: Any) -> list[float]:
+    """Return a window as [start, end]; a number f stands for [0, f]."""
+    window = _numbers(value if isinstance(value, list) else [0, value])
+    if window is None or len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
+        raise InputError(f"{name}={value} must be [start, end] with 0 <= start <= end <= 1, or the end alone.")
+    return window
+
+
+def _complete(blend: Blend, model: Model) -> None:
+    """Check a LocalBlend, turn words into lists of words, and take the threshold left out from the model."""
+    if blend.threshold is None:
+        blend.threshold = model.blend_threshold
+    pair = isinstance(blend.threshold, list)
+    found = _numbers(blend.threshold if pair else [blend.threshold])
+    if found is None or len(found) != (2 if pair else 1) or not all(0 <= value <= 1 for value in found):
+        raise InputError(
+            f"edit.blend.threshold={blend.threshold} must be a number between 0 and 1, or two: "
+            "[for words, for substruct_words]."
+        )
+    blend.threshold = found if pair else found[0]
+    for name in ("words", "substruct_words"):
+        words = [entry if isinstance(entry, list) else [entry] for entry in getattr(blend, name)]
+        if len(words) not in (0, 2) or not all(isinstance(word, str) for entry in words for word in entry):
+            raise InputError(
+                f"edit.blend.{name}={getattr(blend, name)} must name the words of the source and of the target, for "
+                "example [burger,cake] or [[burger],[big,cake]]."
+            )
+        setattr(blend, name, words)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -178,16 +178,20 @@ def quietly() -> Iterator[None]:
 def weights_id(model: ModelSource) -> str:
     """Hash what the model is made of (12 hex digits); file hashes are remembered by size and time.
 
-    A hub model that is not in the local cache is downloaded first.
+    With a single file, the configuration and tokenizer it is read against count as well. What is not in the local
+    cache of the hub is downloaded first.
     """
     kind, path = locate(model)
+    if kind == "file":
+        config = _configuration(model)
+        return _hash_files({path.name: path} | {str(f.relative_to(config)): f for f in _descriptions(config)})
     path = path or _download(model)
-    files = [path] if kind == "file" else _used_files(path, model.variant)
-    digest = hashlib.sha256()
-    for file, content in zip(files, file_hashes(files), strict=True):
-        digest.update(file.name.encode() if kind == "file" else str(file.relative_to(path)).encode())
-        digest.update(content.encode())
-    return digest.hexdigest()[:12]
+    return _hash_files({str(f.relative_to(path)): f for f in _used_files(path, model.variant)})
+
+
+def file_id(file: Path) -> str:
+    """Hash one file of weights that is no model by itself, such as a LoRA (12 hex digits)."""
+    return _hash_files({file.name: file})
 
 
 def resolve_device(name: str) -> str:
@@ -289,18 +293,22 @@ def _cached_snapshot(model: ModelSource, needed: tuple[str, ...] | None = None) 
     return Path(found[0]).parent if all(isinstance(f, str) for f in found) else None
 
 
-def _download(model: ModelSource) -> Path:
-    """Fetch what a pipeline is loaded from, nothing pickled among it; return the folder."""
+def _download(model: ModelSource, weights: bool = True) -> Path:
+    """Fetch what a pipeline is loaded from, nothing pickled among it; return the folder.
+
+    Without `weights`, only the configuration and tokenizer.
+    """
     if _offline(model):
         raise InputError(_not_cached(model))
     from huggingface_hub import snapshot_download
 
-    wanted = [*CONFIGS, "tokenizer/*", *(_weight_file(part, model.variant) for part in WEIGHTS)]
+    wanted = [*CONFIGS, "tokenizer/*", *(_weight_file(part, model.variant) for part in WEIGHTS if weights)]
     try:
         folder = Path(snapshot_download(model.source, revision=model.revision, allow_patterns=wanted))
     except Exception as error:  # no network, no such model, gated, disk full: the hub's client has a class for each
         raise InputError(_unreadable(model, "hub", error)) from error
-    _check_folder(folder, model)
+    if weights:
+        _check_folder(folder, model)
     return folder
 
 
@@ -322,11 +330,33 @@ def _unreadable(model: ModelSource, kind: str, error: Exception) -> str:
     return f"model {model.name}: {model.source} could not be loaded as Stable Diffusion 1.x/2.x: {lines[0]}"
 
 
+def _hash_files(files: dict[str, Path]) -> str:
+    """Hash names and contents, in this order."""
+    digest = hashlib.sha256()
+    for name, content in zip(files, file_hashes(list(files.values())), strict=True):
+        digest.update(name.encode())
+        digest.update(content.encode())
+    return digest.hexdigest()[:12]
+
+
+def _configuration(model: ModelSource) -> Path:
+    """Return the folder whose configuration and tokenizer a single file is read against; fetch it if need be."""
+    if model.config:
+        return Path(model.config).expanduser()
+    base = ModelSource(model.name, SD15, local_files_only=model.local_files_only)
+    return _cached_snapshot(base, CONFIGS) or _download(base, weights=False)
+
+
 def _used_files(folder: Path, variant: str | None) -> list[Path]:
     """List the files that decide what the pipeline computes: configurations, tokenizer, chosen weights."""
     chosen = {_weight_file(part, variant) for part in WEIGHTS}
     files = [folder / name for name in chosen if (folder / name).is_file()]
     files += [file for part in WEIGHTS for file in (folder / part).glob("*-of-*.safetensors")]
-    files += [folder / part / "config.json" for part in WEIGHTS]
+    return sorted({file for file in [*files, *_descriptions(folder)] if file.is_file()})
+
+
+def _descriptions(folder: Path) -> list[Path]:
+    """List the configurations and the tokenizer's files, in order of their names."""
+    files = [folder / part / "config.json" for part in WEIGHTS]
     files += [*(folder / "tokenizer").glob("*"), *(folder / "scheduler").glob("*.json")]
-    return sorted({file for file in files if file.is_file()})
+    return sorted(file for file in files if file.is_file())

@@ -1,6 +1,7 @@
 """Redraw a recorded cell and say whether it is the same: python -m likeness.replay outputs/cells/NAME [--keep DIR].
 
-The record alone decides what is drawn; what differs in versions, weights or device is named if pictures differ.
+The record alone decides what is drawn; the fine-tuned model is looked for in the output folder that the cell lies in,
+else in the recorded one. What differs in versions, weights or device is named if pictures differ.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
         (seed, arm): picture(folder / cells.picture_file(seed, arm)) for seed in record["seeds"] for arm in ARMS
     }
     with tempfile.TemporaryDirectory() as scratch:
-        drawn, now = redraw(from_plain(record["config"]), Path(scratch), overrides_of(record))
+        sweep = from_plain(record["config"])
+        sweep.out = out_of(folder) or sweep.out
+        drawn, now = redraw(sweep, Path(scratch), overrides_of(record))
     differences = {}
     for index, seed in enumerate(record["seeds"]):
         for arm in ARMS:
@@ -53,6 +56,12 @@ def finished_record(folder: Path) -> dict[str, Any]:
     if record.get("status") != "done" or not parts:
         raise InputError(f"{folder} holds no finished cell: give a folder under outputs/cells/.")
     return record
+
+
+def out_of(folder: Path) -> str | None:
+    """Return the output folder that a cell lies in with its models; None where it lies elsewhere, as a copy may."""
+    tree = folder.resolve().parent
+    return str(tree.parent) if tree.name == "cells" and (tree.parent / "models").is_dir() else None
 
 
 def picture(path: Path) -> np.ndarray:

@@ -3,7 +3,8 @@
 An experiment is a folder experiments/NNN_slug with a README.md that holds a question, one command, a place for the
 table between markers, and a verdict. Command and records decide what is written; verdicts are written by people.
 The command is a sweep, whose cells are tabled here, or a module that writes its page itself; in the latter,
-`outputs/runs/RUN ...` stands for the newest run folder of every sweep.
+`outputs/runs/RUN ...` stands for the newest run folder of every sweep. A sweep's line in the results table of the
+README beside experiments/ is written too, and after all experiments the table of the judge in experiments/README.md.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from likeness.errors import InputError
-from likeness.report.notebook import fill_page, read_page
-from likeness.report.records import CellResult, read_cells
+from likeness.report.effects import effects, overall
+from likeness.report.metric_names import interval, number
+from likeness.report.notebook import fill_page, read_page, table_of
+from likeness.report.records import CellResult, measured_alike, read_cells
 from likeness.report.varying import varying
 
 COMMAND = re.compile(r"^```\n(python (?:sweep\.py|-m likeness\.\S+).*)\n```$", re.MULTILINE)
-RUNS = ["outputs/runs/RUN", "..."]
+RUNS_FOLDER = "outputs/runs/"
+RUNS = [f"{RUNS_FOLDER}RUN", "..."]
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def find(root: Path, names: list[str]) -> list[Experiment]:
 
 def run(experiment: Experiment, out: Path, overrides: list[str]) -> tuple[Path, int]:
     """Run the experiment's command; return its run folder and the exit code of the sweep."""
-    run_dir = out / "runs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{experiment.folder.name}"
+    run_dir = out / "runs" / f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S-%f')}_{experiment.folder.name}"
     words = [*shlex.split(experiment.command)[1:], f"out={out}", f"hydra.sweep.dir={run_dir}", *overrides]
     return run_dir, subprocess.run([sys.executable, *words], check=False).returncode
 
@@ -87,7 +91,10 @@ def run_module(experiment: Experiment, out: Path) -> int:
 
 
 def fill(experiment: Experiment, run_dir: Path) -> None:
-    """Write table and picture of what a run folder points at between the markers of the experiment's page."""
+    """Write table and picture of what a run folder points at between the markers of the experiment's page.
+
+    Also its line in the README's results table, where there is one.
+    """
     from likeness.study.gather import cells_of
 
     done, failed = read_cells(cells_of(run_dir) if run_dir.is_dir() else [])
@@ -95,6 +102,60 @@ def fill(experiment: Experiment, run_dir: Path) -> None:
         raise InputError(f"{experiment.folder.name}: no finished cell in {run_dir}; its page is left as it is.")
     shown = _map(experiment, done) if varying(done) else _figure(experiment, done, run_dir)
     fill_page(experiment.page, [provenance(done, len(failed)), *shown])
+    fill_result(experiment, done)
+
+
+def fill_result(experiment: Experiment, cells: list[CellResult]) -> None:
+    """Write an experiment's numbers into its line between the markers of the README beside the notebook.
+
+    Its first column, written by people, and all other lines are kept. InputError where the README has no such markers,
+    or the cells must not be pooled; without a README or a line of the experiment nothing is written.
+    """
+    page = experiment.folder.parent.parent / "README.md"
+    if not page.is_file():
+        return
+    lines = table_of(page).splitlines()
+    mine = f"({experiment.folder.parent.name}/{experiment.folder.name}/README.md)"
+    if not any(mine in line for line in lines):
+        return
+    if len(groups := measured_alike(cells)) > 1:
+        raise InputError(f"{page}: the cells of {experiment.folder.name} were not drawn alike: {'; '.join(groups)}.")
+    for at, line in enumerate(lines):
+        if mine in line:
+            lines[at] = f"| {line.split('|')[1].strip()} | {' | '.join(result(cells))} |"
+    fill_page(page, ["\n".join(lines)])
+    print(f"written: {page}")
+
+
+def result(cells: list[CellResult]) -> list[str]:
+    """Return n, edit success, LPIPS, its difference, and the head's movement of cells measured alike, pooled."""
+    found = overall(effects(cells, ("edit_success", "lpips", "head_shift_px")))
+
+    def arms(metric: str) -> str:
+        entry = found.get(metric)
+        return " / ".join(number(metric, entry[arm]) for arm in ("with", "without")) if entry else "–"
+
+    difference = (found.get("lpips") or {}).get("difference")
+    n = max((entry["difference"]["n"] for entry in found.values()), default=0)
+    return [str(n), arms("edit_success"), arms("lpips"), interval("lpips", difference), arms("head_shift_px")]
+
+
+def judge_figures(page: Path, out: Path) -> int:
+    """Run the command on the notebook's first page, which writes the judge's table there; return its exit code.
+
+    The runs it names are looked for under `out`. Without such a page nothing is run.
+    """
+    commands = COMMAND.findall(page.read_text(encoding="utf-8")) if page.is_file() else []
+    if not commands:
+        return 0
+    words = []
+    for word in shlex.split(commands[0])[1:]:
+        if word.startswith(RUNS_FOLDER):
+            words += map(str, sorted((out / "runs").glob(word.removeprefix(RUNS_FOLDER))))
+        else:
+            words.append(str(page) if words[-1:] == ["--page"] else word)
+    print(f"== {page}: {commands[0]}", flush=True)
+    return subprocess.run([sys.executable, *words], check=False).returncode
 
 
 def _map(experiment: Experiment, cells: list[CellResult]) -> list[str]:
@@ -170,6 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     for experiment in experiments:
         print(f"== {experiment.folder.name}: {experiment.command}", flush=True)
         troubles += reproduce(experiment, arguments)
+    if not arguments.names and (code := judge_figures(arguments.experiments / "README.md", arguments.out)):
+        troubles.append(f"the judge's table: the command ended with exit code {code}")
     if troubles:
         raise SystemExit("\n".join(f"error: {trouble}" for trouble in troubles))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from likeness.errors import InputError
 
@@ -28,6 +29,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 SMALLEST_SIDE = 64  # pixels; anything smaller cannot show a subject (assumption)
 CROP_RANGE = (0.85, 1.0)  # side of a seeded crop as a share of the short side (assumption)
+MARK = "likeness"  # name of the text in a class picture's PNG that says what it was drawn for
 CLASS_NOISE = 77  # marks the random key of class pictures
 BLOCK = 8  # class pictures are always drawn in these blocks, so that no picture depends on who asks for it
 
@@ -136,7 +138,10 @@ def photos_hash(photos: Sequence[Photo]) -> str:
 
 @dataclass(frozen=True)
 class ClassRequest:
-    """What decides a set of class pictures: picture k shows prompts[k % len] from noise (seed, k)."""
+    """What decides a set of class pictures: picture k shows prompts[k % len] from noise (seed, k).
+
+    `device` is its type, such as cuda: each rounds in its own way.
+    """
 
     model_id: str
     prompts: tuple[str, ...]
@@ -145,11 +150,17 @@ class ClassRequest:
     resolution: int = 512
     dtype: str = "float32"
     seed: int = 0
+    device: str = "cpu"
 
     def folder(self, root: Path) -> Path:
         """Name the content-keyed folder; the number of pictures is not in the key, so a set can grow."""
         key = hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:10]
         return Path(root) / f"{re.sub(r'[^a-z0-9]+', '-', self.prompts[0].lower()).strip('-')[:40]}-{key}"
+
+    def mark(self, number: int, picture: Image.Image) -> str:
+        """Hash a picture with what it was drawn for; stored within its PNG, it tells any other picture from it."""
+        about = json.dumps([vars(self), number, picture.mode, picture.size], sort_keys=True)
+        return hashlib.sha256(about.encode() + picture.tobytes()).hexdigest()[:16]
 
 
 def class_images(
@@ -165,7 +176,8 @@ def class_images(
 ) -> list[Path]:
     """Return `count` class pictures, drawing the missing ones; with several processes, this one's share.
 
-    `draw(prompts, noise)` draws one block. Interrupted, it goes on where it stopped with the same pictures.
+    `draw(prompts, noise)` draws one block. Interrupted, it goes on where it stopped with the same pictures. Warns
+    (UserWarning) about a picture that is not the one drawn, and draws it again.
     """
     import torch
     from tqdm import tqdm
@@ -175,7 +187,7 @@ def class_images(
     make_folder(folder)
     for block in tqdm(range(rank, len(paths) // BLOCK, world), desc="class pictures", disable=rank > 0 or not bar):
         numbers = range(block * BLOCK, (block + 1) * BLOCK)
-        missing = [k for k in numbers if not is_readable(paths[k])]
+        missing = [k for k in numbers if not _is_drawn(request, k, paths[k])]
         if not missing:
             continue
         noise = torch.stack(
@@ -183,12 +195,26 @@ def class_images(
         )
         pictures = draw([request.prompts[k % len(request.prompts)] for k in numbers], noise)
         for k in missing:
-            write_png(pictures[k - numbers.start], paths[k])
+            picture = pictures[k - numbers.start]
+            write_png(picture, paths[k], request.mark(k, picture))
     if rank == 0:
         fresh = folder / f".class.json.{os.getpid()}"
         fresh.write_text(json.dumps(vars(request), indent=1))
         fresh.replace(folder / "class.json")
     return paths[:count]
+
+
+def _is_drawn(request: ClassRequest, number: int, path: Path) -> bool:
+    """Say whether a class picture is there, whole, and the one that was drawn."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            drawn = image.info.get(MARK) == request.mark(number, image)
+    except (OSError, ValueError, SyntaxError):
+        return False
+    if not drawn:
+        warnings.warn(f"{path} is not the class picture drawn for this training: drawn again", stacklevel=3)
+    return drawn
 
 
 def check_class_dir(folder: str | Path, count: int) -> list[Path]:
@@ -203,6 +229,11 @@ def check_class_dir(folder: str | Path, count: int) -> list[Path]:
     if bad:
         raise InputError(f"class folder {folder}: cannot read {', '.join(bad)}. Remove or replace them.")
     return images[:count]
+
+
+def unused_pictures(folder: str | Path, count: int) -> int:
+    """Return how many pictures of a user's own class folder come after the first `count`."""
+    return max(0, len(_class_dir_images(folder)) - count)
 
 
 def class_dir_hash(folder: str | Path, count: int) -> str:
@@ -279,6 +310,15 @@ def _under(side: int, images: list[Path], sizes: list[tuple[int, int]]) -> list[
     return [f"{i.name} ({w}x{h})" for i, (w, h) in zip(images, sizes, strict=True) if min(w, h) < side]
 
 
+def small_photos(photos: Sequence[Photo], resolution: int) -> list[str]:
+    """Name the photos with a side under `resolution` pixels, as "00.png (96x96)"."""
+    sizes = []
+    for photo in photos:
+        with Image.open(photo.path) as image:
+            sizes.append(image.size)
+    return _under(resolution, [photo.path for photo in photos], sizes)
+
+
 def _caption(image: Path) -> str | None:
     text = image.with_suffix(".txt")
     if not text.exists():
@@ -302,11 +342,13 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def write_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG atomically."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+def write_png(image: Image.Image, path: Path, mark: str = "") -> None:
+    """Write a PNG atomically, with a mark in it if there is one."""
+    fresh, about = path.with_name(f".{path.name}.{os.getpid()}"), PngInfo()
+    if mark:
+        about.add_text(MARK, mark)
     try:
-        image.save(fresh, format="PNG")
+        image.save(fresh, format="PNG", pnginfo=about)
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)

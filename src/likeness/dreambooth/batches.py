@@ -218,10 +218,11 @@ def posterior_key(
     class_files: list[list[Path]],
     settings: TrainSettings,
     resolution: int,
+    device_type: str,
 ) -> str:
     """Hash what decides the cached posteriors."""
     digest = hashlib.sha256()
-    options = [model_id, resolution, settings.crops, settings.flip, settings.crops and settings.seed]
+    options = [model_id, device_type, resolution, settings.crops, settings.flip, settings.crops and settings.seed]
     digest.update(json.dumps([*options, [photos_hash(c.photos) for c in concepts]]).encode())
     for file in (file for files in class_files for file in files):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -242,6 +243,7 @@ def read_posterior(path: Path) -> Posterior | None:
 
 def write_posterior(posterior: Posterior, path: Path) -> None:
     """Store posteriors atomically; a full disk only means computing them again."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -249,5 +251,5 @@ def write_posterior(posterior: Posterior, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"mean": posterior.mean.cpu().contiguous(), "std": posterior.std.cpu().contiguous()}, fresh)
         fresh.replace(path)
-    except OSError:
+    except (OSError, SafetensorError):  # the latter is how safetensors reports a full disk
         fresh.unlink(missing_ok=True)

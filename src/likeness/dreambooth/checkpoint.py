@@ -24,6 +24,7 @@ from likeness.errors import InputError
 
 STATE = "state.json"
 PROGRAM = "likeness.dreambooth"
+NEEDED = ("step", "files", "scaler", "identity", "world", "device")  # of a manifest, to go on from it
 
 
 def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, Any]) -> Path:
@@ -69,12 +70,13 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
     """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones.
 
     `about` is what `save` was given. Another number of processes draws other random numbers and is refused;
-    another kind of device rounds otherwise and is named.
+    another kind of device, or on a CPU another number of threads, rounds otherwise and is named.
     """
     for folder in _numbered(out):
         state = read_json(folder / STATE)
         if _torn(folder, state):
-            notices.append(f"{folder.name} is torn (no readable {STATE}): skipped")
+            lacking = f"{STATE} lacks {', '.join(_lacking(state))}" if state else f"no readable {STATE}"
+            notices.append(f"{folder.name} is torn ({lacking}): skipped")
             continue
         if not _ours(state):
             raise InputError(f"{folder} was not written by this program; move it elsewhere.")
@@ -92,6 +94,12 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
             notices.append(
                 f"{folder.name} was trained on {state['device']}, this launch is on {about['device']}: the result "
                 "will not be the same to the last bit"
+            )
+        elif about["device"] == "cpu" and state.get("threads", about["threads"]) != about["threads"]:
+            notices.append(
+                f"{folder.name} was trained with {state['threads']} CPU thread(s), this launch has "
+                f"{about['threads']}: the result will not be the same to the last bit (set OMP_NUM_THREADS="
+                f"{state['threads']} for that)"
             )
         return folder
     return None
@@ -173,8 +181,14 @@ def _ours(state: dict[str, Any] | None) -> bool:
 
 
 def _torn(folder: Path, state: dict[str, Any] | None) -> bool:
-    """Say whether a folder without a readable manifest holds our files and no others."""
-    return state is None and any(folder.glob("*.safetensors")) and not _foreign_files(folder)
+    """Say whether a folder without a whole manifest of ours holds our files and no others."""
+    if state is not None:
+        return _ours(state) and bool(_lacking(state))
+    return any(folder.glob("*.safetensors")) and not _foreign_files(folder)
+
+
+def _lacking(state: dict[str, Any]) -> list[str]:
+    return [name for name in NEEDED if name not in state]
 
 
 def _broken(folder: Path, state: dict[str, Any]) -> list[str]:

@@ -264,6 +264,7 @@ class Loop:
             "identity": self.run.identity,
             "world": self.processes.world,
             "device": self.processes.device.type,
+            "threads": torch.get_num_threads(),
         }
 
     def _save_checkpoint(self, step: int) -> Path:
@@ -309,15 +310,15 @@ class Loop:
 
 
 def _finished(run: Run) -> dict | None:
-    """Return the record of a run that is already finished with these very settings."""
+    """Return the record of a run that is already finished with these very settings; clear up what a kill left."""
     record = storage.read_json(run.out / storage.SETTINGS)
-    if record is None or "identity" not in record:
-        return None
-    storage.refuse_changed(record["identity"], run.identity, run.out)
-    if not storage.is_finished(run.out):
-        return None
-    storage.remove_leftovers(run.out)
-    return record
+    if record is not None and "identity" in record:
+        storage.refuse_changed(record["identity"], run.identity, run.out)
+        if storage.is_finished(run.out):
+            storage.remove_leftovers(run.out, finished=True)
+            return record
+    storage.remove_leftovers(run.out, finished=False)
+    return None
 
 
 def _ignore(event: Event) -> None:

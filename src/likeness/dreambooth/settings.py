@@ -191,10 +191,20 @@ def check_concepts(concepts: list[Concept], settings: TrainSettings) -> None:
 
 
 def check_class_folders(concepts: list[Concept], settings: TrainSettings) -> None:
-    """Refuse a user's own class folder that is not there, has too few pictures or unreadable ones.
+    """Refuse a user's own class folder that is not there, has too few pictures or unreadable ones, or is two classes'.
 
     Its content belongs to the run's identity even where prior_loss_weight=0 has no picture trained on.
     """
+    shown: dict[Path, str] = {}
+    for concept in concepts:
+        if concept.class_dir is not None and concept.class_prompts:
+            prompt = concept.class_prompts[0]
+            if shown.setdefault(concept.class_dir, prompt) != prompt:
+                raise InputError(
+                    f"class folder {concept.class_dir} would be trained on as {shown[concept.class_dir]!r} and as "
+                    f"{prompt!r}; leave the folder out to have each class drawn, or give one class prompt that "
+                    "describes its pictures for all subjects."
+                )
     for concept in concepts:
         if concept.class_dir is not None:
             check_class_dir(concept.class_dir, settings.num_class_images if settings.prior_loss_weight else 0)
@@ -289,10 +299,16 @@ def _check_settings(s: TrainSettings) -> None:
     if getattr(s, idle):
         other = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
         raise InputError(f"{idle} does nothing with method={s.method}; use {other}.")
+    asked = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
+    if getattr(s, asked) and not s.text_encoder_steps:
+        raise InputError(
+            f"{asked}={getattr(s, asked)} of {s.num_train_steps} steps is less than one and would train nothing; "
+            f"give at least {1 / s.num_train_steps:.2g}, or {asked}=false."
+        )
     if s.cache_text_embeddings and s.text_encoder_steps:
         raise InputError(
             "cache_text_embeddings=true while the text encoder is trained would train it on nothing; "
             "leave cache_text_embeddings empty or freeze the text encoder."
         )
     if s.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("use_8bit_adam needs bitsandbytes, which is not installed: pip install 'likeness[8bit]'.")
+        raise InputError("use_8bit_adam needs bitsandbytes, which is not installed; run: uv pip install -e '.[8bit]'")

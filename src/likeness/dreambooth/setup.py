@@ -15,7 +15,14 @@ from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings,
 from likeness.dreambooth.storage import RUNGS, need_space
 from likeness.errors import InputError
 from likeness.models import ModelSource
-from likeness.subjects import ClassRequest, check_class_dir, class_images, make_folder
+from likeness.subjects import (
+    ClassRequest,
+    check_class_dir,
+    class_images,
+    make_folder,
+    small_photos,
+    unused_pictures,
+)
 
 OnEvent = Callable[[Event], None]
 ProbeSamples = Callable[[Samples], "dict[str, float]"]
@@ -52,6 +59,9 @@ def check_pipeline(pipe, run: Run) -> None:
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if run.resolution % step:
         raise InputError(f"resolution={run.resolution} must be a multiple of {step} for this model.")
+    if run.settings.resolution is None:  # a given one is known, and photos are held against it, before this
+        small = [name for concept in run.concepts for name in small_photos(concept.photos, run.resolution)]
+        run.notices += [f"smaller than the model's {run.resolution} pixels: {', '.join(small)}"] if small else []
     needed = _space(pipe, run.settings)
     there = sum(f.stat().st_size for name in ("checkpoint-*", RUNGS) for f in run.out.glob(f"{name}/*"))
     need_space(run.out, max(0, needed - there), "the checkpoints and the fine-tuned model")
@@ -107,6 +117,12 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
             continue
         if concept.class_dir is not None:
             files.append(check_class_dir(concept.class_dir, settings.num_class_images))
+            unused = unused_pictures(concept.class_dir, settings.num_class_images)
+            if unused:
+                run.notices.append(
+                    f"class folder {concept.class_dir}: the first {settings.num_class_images} pictures by name are "
+                    f"used (num_class_images), {unused} not"
+                )
             continue
         request = ClassRequest(
             model_id,
@@ -116,6 +132,7 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
             run.resolution,
             PRECISION[settings.mixed_precision],
             settings.seed,
+            processes.device.type,
         )
 
         def draw_block(prompts: list[str], noise: torch.Tensor, request: ClassRequest = request):
@@ -145,7 +162,8 @@ def prepare_batches(run: Run, pipe, class_files: list[list[Path]], model_id: str
     settings = run.settings
     if settings.cache_latents and settings.crops < 0:
         run.notices.append("crops=-1 draws a fresh crop at every step, so latents are not cached")
-    key = posterior_key(model_id, run.concepts, class_files, settings, run.resolution)
+    kind = run.processes.device.type
+    key = posterior_key(model_id, run.concepts, class_files, settings, run.resolution, kind)
     make_folder(class_root)
     cache = class_root / f"latents-{key}.safetensors"
 

@@ -70,10 +70,29 @@ def refuse_changed(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
     changed = differences(old, new)
     if changed:
         raise InputError(
-            f"{out} holds a run with other settings ({'; '.join(changed[:6])}"
-            f"{' and more' if len(changed) > 6 else ''}; then -> now). Restore them to go on with it, choose "
+            f"{out} holds a run with other settings ({listed(changed)}). Restore them to go on with it, choose "
             "another output folder, or delete this one to start anew."
         )
+
+
+def listed(changed: list[str]) -> str:
+    """Return differences as a line; no more than six of them."""
+    return f"{'; '.join(changed[:6])}{' and more' if len(changed) > 6 else ''}; then -> now"
+
+
+def left_unfinished(folder: Path) -> dict[str, Any] | None:
+    """Return the identity of a run that was killed after a checkpoint and that nobody goes on with now, or None."""
+    if is_finished(folder):
+        return None
+    states = [read_json(file) for file in sorted(folder.glob("checkpoint-*/state.json"))]
+    identities = [state["identity"] for state in states if state and "identity" in state]
+    if not identities:
+        return None
+    try:
+        with locked(folder):
+            return identities[-1]
+    except InputError:  # it is being trained
+        return None
 
 
 @contextlib.contextmanager
@@ -121,9 +140,9 @@ def write_folder(target: Path, fill: Callable[[Path], None], what: str) -> None:
         raise
 
 
-def remove_leftovers(out: Path) -> None:
-    """Delete what a finished run no longer needs and could not delete itself when it was killed at its end."""
-    for place in (out / RUNGS, *out.glob(".*.old"), *out.glob(".*.partial")):
+def remove_leftovers(out: Path, finished: bool) -> None:
+    """Delete what a killed run could not: half-written and replaced files; of a finished one also the ladder."""
+    for place in (*([out / RUNGS] if finished else []), *out.glob(".*.old"), *out.glob(".*.partial")):
         if place.is_dir():
             shutil.rmtree(place, ignore_errors=True)
         else:

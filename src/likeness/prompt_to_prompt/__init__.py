@@ -4,6 +4,7 @@ It imports torch and diffusers only; prompts in, edited pictures out. Nothing he
 """
 
 from likeness.prompt_to_prompt.blend import LocalBlend
+from likeness.prompt_to_prompt.checks import PromptToPromptWarning
 from likeness.prompt_to_prompt.edits import Edit, Refine, Replace, Reweight
 from likeness.prompt_to_prompt.plugin import PromptToPrompt, prompt_to_prompt, seeded_latents
 
@@ -11,6 +12,7 @@ __all__ = [
     "Edit",
     "LocalBlend",
     "PromptToPrompt",
+    "PromptToPromptWarning",
     "Refine",
     "Replace",
     "Reweight",

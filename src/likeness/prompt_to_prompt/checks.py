@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ import torch
 from likeness.prompt_to_prompt.control import Control, Layer
 from likeness.prompt_to_prompt.edits import Compiled, Edit, Replace, Reweight
 from likeness.prompt_to_prompt.layers import attention_modules, pixels
+from likeness.prompt_to_prompt.schedule import DEFAULT
 from likeness.prompt_to_prompt.solver import HISTORY
-from likeness.prompt_to_prompt.words import encode
+from likeness.prompt_to_prompt.words import encode, reference_positions
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor")
@@ -20,7 +21,26 @@ IDENTITY = (
     "every swapped word has as many tokens as the new one, so maps are handed over one to one, and without "
     "self-attention injection little structure is kept."
 )
+UNUSED = "the windows of the {over} below it are not used; give them to Reweight itself."
+NO_GUIDANCE = "negative_prompt does nothing without guidance: call the pipeline with a guidance_scale above 1."
 NO_WEIGHT = "weights act inside cross_replace_steps, which hold no step for a re-weighted word. Widen them."
+
+
+class PromptToPromptWarning(UserWarning):
+    """What can hardly have had an effect; `p2p.notices` lists the same."""
+
+
+def check_given(edits: Any, images_per_prompt: int) -> None:
+    """Raise ValueError for what are no edits, or no images."""
+    if not isinstance(edits, (list, tuple)) or not all(isinstance(edit, Edit) for edit in edits):
+        raise ValueError(f"edits={edits!r}: expected a list of Replace(...), Refine(...) or Reweight(...).")
+    if not edits:
+        raise ValueError("no edits: give at least one of Replace(...), Refine(...), Reweight(...).")
+    for edit in (*edits, *(edit.over for edit in edits if isinstance(edit, Reweight) and edit.over is not None)):
+        if edit.target_prompt is None and not isinstance(edit, Reweight):
+            raise ValueError(f"{type(edit).__name__}(None) has no target prompt: give the prompt to draw.")
+    if images_per_prompt < 1:
+        raise ValueError(f"images_per_prompt={images_per_prompt}: expected at least 1.")
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -29,6 +49,11 @@ def check_pipeline(pipe: Any) -> None:
     if not names & set(PIPELINES):
         raise ValueError(f"{type(pipe).__name__} cannot be edited; use one of {', '.join(PIPELINES)}.")
     check_scheduler(pipe.scheduler)
+    if hasattr(pipe.unet, "_orig_mod"):
+        raise ValueError(
+            "the UNet is compiled, and its attention changes from step to step: set pipe.unet = pipe.unet._orig_mod "
+            "while you edit."
+        )
     if getattr(pipe.unet, "encoder_hid_proj", None) is not None:
         raise ValueError(
             "an IP-Adapter is loaded, whose attention is not text's: call pipe.unload_ip_adapter() first."
@@ -99,14 +124,37 @@ def edit_notices(
                 found.append("every weight is 1, so nothing is re-weighted.")
             elif spelled.idle_weights:
                 found.append(NO_WEIGHT)
+            if has_unused_windows(edit):
+                found.append(UNUSED.format(over=type(edit.over).__name__))
         elif encode(tokenizer, source) == encode(tokenizer, spelled.target_prompt):
             found.append("source and target are the same prompt to the model, so nothing is edited.")
         elif isinstance(edit, Replace) and not spelled.injects_any_self():
             matrix, _ = edit.mapping(tokenizer, source, behaviour)
             if torch.equal(matrix, torch.eye(len(matrix))):
                 found.append(IDENTITY)
+        if behaviour != "corrected":
+            absent = (
+                word for word in words_of(edit) if not reference_positions(tokenizer, spelled.target_prompt, word)
+            )
+            found += [f"{word!r} is not in the target prompt, so it is ignored." for word in absent]
         notices += [f"{name_of(edit, spelled)}: {notice}" for notice in found]
     return notices
+
+
+def words_of(edit: Edit) -> list[str]:
+    """Return the words that an edit looks up in its target prompt."""
+    windows, weights = edit.cross_replace_steps, edit.weights if isinstance(edit, Reweight) else {}
+    named = [word for word in windows if word != DEFAULT] if isinstance(windows, Mapping) else []
+    return list(dict.fromkeys([*named, *weights]))
+
+
+def has_unused_windows(edit: Reweight) -> bool:
+    """Say whether the edit below was given windows, and others than the ones that are used."""
+    if edit.over is None:
+        return False
+    names = ("cross_replace_steps", "self_replace_steps")
+    below, used = ([getattr(one, name) for name in names] for one in (edit.over, edit))
+    return below != [getattr(Edit, name) for name in names] and below != used
 
 
 def window_notices(compiled: Compiled) -> list[str]:

@@ -130,6 +130,8 @@ def equalizer(tokenizer: Any, prompt: str, weights: Mapping[str, Any], behaviour
         else:
             tokens = reference_positions(tokenizer, prompt, word)
         factor = torch.as_tensor(weight, dtype=torch.float32)
+        if not factor.isfinite().all():
+            raise ValueError(f"the weight of {word!r} is {weight!r}: expected finite numbers.")
         if behaviour == "reference_stable" and factor.shape == (1,):
             factor = factor[0]
         if behaviour == "reference_null" and factor.ndim:
@@ -240,6 +242,8 @@ def coefficients(matrix: Tensor, own: Tensor, alpha: Tensor) -> Coefficients | N
         return None
     blended = matrix * alpha
     kept = own * alpha + (1 - alpha)
+    if not blended.any() and (kept == 1).all():  # every token inside the window is one that the prompts do not share
+        return None
     identity = torch.equal(blended, torch.eye(len(blended)))
     return Coefficients(None if identity else blended, kept if kept.any() else None)
 

@@ -59,7 +59,7 @@ def recorded_layers(layers: list[Layer], size: tuple[int, int], behaviour: str) 
     cross = [layer for layer in layers if layer.is_cross]
     if behaviour == "corrected":
         sizes = {pixels(layer, size) for layer in cross}
-        nearest = min(sizes, key=lambda n: (abs(math.log(n / NEAR)), n))
+        nearest = min(sizes, key=lambda n: (abs(n - NEAR), n))
         return frozenset(layer.name for layer in cross if pixels(layer, size) == nearest)
     stored = [layer for layer in cross if pixels(layer, size) <= STORED]
     down = [layer for layer in stored if layer.place == "down"]

@@ -26,8 +26,12 @@ class AttentionMaps:
         """Return the map (y, x) of a word or phrase, on the CPU: attention probabilities averaged over its tokens.
 
         `prompt` 0 is the source, 1 the first target. Raises ValueError if nothing was stored or the word is
-        not in that prompt.
+        not in that prompt, or there is no such prompt.
         """
+        if not 0 <= prompt < len(self.prompts):
+            raise ValueError(
+                f"prompt={prompt}: expected 0 for the source, or 1 to {len(self.prompts) - 1} for a target."
+            )
         if not self.control.maps:
             raise ValueError("no attention maps were stored: pass store_attention=True, and sample first.")
         tokens = need(read_prompt(self.tokenizer, self.prompts[prompt]), word, "a word to show")

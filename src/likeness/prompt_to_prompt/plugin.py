@@ -5,6 +5,7 @@ Everything attached is detached on exit, whatever happens. The sampling loop sta
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,10 @@ from likeness.prompt_to_prompt import solver
 from likeness.prompt_to_prompt.alignment import BEHAVIOURS
 from likeness.prompt_to_prompt.blend import LocalBlend, compile_blend, mix
 from likeness.prompt_to_prompt.checks import (
+    NO_GUIDANCE,
+    PromptToPromptWarning,
     check_edits,
+    check_given,
     check_pipeline,
     check_prompts,
     check_scheduler,
@@ -43,6 +47,7 @@ class PromptToPrompt:
         self.behaviour = options["behaviour"]
         self.tokenizer = RememberingTokenizer(pipe.tokenizer)
         self.notices: list[str] = []
+        self._warned: set[str] = set()
         self._judged: list[str] = []  # those on the edits' windows; judged again once the steps are known
         side = options["self_replace_resolution"]
         limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
@@ -51,7 +56,8 @@ class PromptToPrompt:
         self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
         self._installed: frozenset[str] = frozenset()
-        self._sharing: Any = None  # the scheduler whose step draws the same noise for source and targets
+        # The scheduler whose step draws the same noise for source and targets, and a step that was set on it before.
+        self._sharing: tuple[Any, Any] | None = None
         self._compiled: tuple[Any, ...] = ()
         self._timesteps: Any = None  # of the sampling that runs; every pipeline call makes a new tensor
         self._awaited = False  # the callback of the last UNet evaluation
@@ -162,6 +168,8 @@ class PromptToPrompt:
         chosen = recorded_layers(self.layers, size, layers_of) if self.control.records else frozenset()
         self.control.begin(rows, guided, size, chosen)
         self._notice(limit_notices(self.control, self.layers))
+        if self.options["negative_prompt"] and not guided:
+            self._notice([NO_GUIDANCE])
         self._install()
         self._share_noise(self.pipe.scheduler)
 
@@ -198,7 +206,11 @@ class PromptToPrompt:
         return result | (after(pipe, step, timestep, {**given, **result}) or {}) if after else result
 
     def _notice(self, found: list[str]) -> None:
+        """Keep what was not said yet, and say it once also as a warning."""
         self.notices += [notice for notice in found if notice not in self.notices]
+        for notice in [notice for notice in self.notices if notice not in self._warned]:
+            self._warned.add(notice)
+            warnings.warn(notice, PromptToPromptWarning, stacklevel=2)
 
     def _install(self) -> None:
         """Put our processors where this step has something to do, and the pipeline's own everywhere else."""
@@ -208,10 +220,14 @@ class PromptToPrompt:
     def _share_noise(self, scheduler: Any) -> None:
         """Let the scheduler that draws share its noise for the length of a sampling; None puts it back."""
         if self._sharing is not None:
-            del self._sharing.step
+            shared, before = self._sharing
+            del shared.step
+            if before is not None:
+                shared.step = before
             self._sharing = None
         if scheduler is not None and solver.draws_noise(scheduler):
-            scheduler.step, self._sharing = solver.with_shared_noise(scheduler.step, len(self.prompts)), scheduler
+            self._sharing = scheduler, vars(scheduler).get("step")
+            scheduler.step = solver.with_shared_noise(scheduler.step, len(self.prompts))
 
     def _restore(self) -> None:
         self._swap(())
@@ -249,20 +265,21 @@ def prompt_to_prompt(
     """Attach Prompt-to-Prompt to a StableDiffusionPipeline or StableDiffusionXLPipeline (Hertz et al. 2022).
 
     Inside the context call `pipe(**p2p.inputs, latents=p2p.latents(noise), ...)` with noise (images, c, h, w);
-    it draws the source and every target, image by image from the same noise. `self_replace_resolution` is the
-    largest side of maps at which self-attention is injected; None means half the latent side (16 and 32 in
-    the reference behaviours). `num_inference_steps` only lets windows be checked before sampling.
+    it draws the source and every target, image by image from the same noise. Self-attention is injected in maps of
+    at most `self_replace_resolution` squared pixels, whatever their shape; None means a quarter of the latents'
+    pixels, half their side (16 and 32 in the reference behaviours). `num_inference_steps` only lets windows be
+    checked before sampling.
 
     Raises ValueError for a word that is not in its prompt, an edit that does nothing, prompts Replace cannot
     pair, a pipeline it does not know, and a pipeline call without `p2p.inputs`.
     """
     if behaviour not in BEHAVIOURS:
         raise ValueError(f"behaviour={behaviour!r} is unknown; choose one of {', '.join(BEHAVIOURS)}.")
-    if not edits:
-        raise ValueError("no edits: give at least one of Replace(...), Refine(...), Reweight(...).")
+    check_given(edits, images_per_prompt)
     if self_replace_resolution is not None and self_replace_resolution < 1:
         raise ValueError(f"self_replace_resolution={self_replace_resolution}: expected a side of at least 1.")
     check_pipeline(pipe)
+    _check_alone(pipe)
     options = {
         "behaviour": behaviour, "local_blend": local_blend, "store_attention": store_attention,
         "images_per_prompt": images_per_prompt, "negative_prompt": negative_prompt,
@@ -275,9 +292,20 @@ def prompt_to_prompt(
     hook = pipe.unet.register_forward_pre_hook(p2p._before_unet, with_kwargs=True)
     try:
         yield p2p
+        p2p._notice(mask_notices(p2p.control))  # SDXL's denoising_end stops before the last step of the schedule
     finally:
         hook.remove()
         p2p._close()
+
+
+def _check_alone(pipe: Any) -> None:
+    """Raise ValueError inside another context of this UNet: two would take each other's processors for its own."""
+    hooks = pipe.unet._forward_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), PromptToPrompt) for hook in hooks):
+        raise ValueError(
+            "Prompt-to-Prompt is active on this pipeline's UNet already: leave that context before entering another, "
+            "or give all edits to one."
+        )
 
 
 def seeded_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

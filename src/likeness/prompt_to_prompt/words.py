@@ -153,6 +153,14 @@ def locate(prompt: Prompt, phrase: str) -> list[int]:
     return _occurrences(prompt, bare(as_given)) or _occurrences(prompt, as_given)
 
 
+def holds(text: str, phrase: str) -> bool:
+    """Say whether a prompt holds a word or phrase, as `locate` finds it but without a tokenizer."""
+    words = tuple(composed(text).split())
+    parts = [(folded(part), number) for number, word in enumerate(words) for part in PIECE.findall(word)]
+    pieces = tuple(Piece(part, at, at + 1, number) for at, (part, number) in enumerate(parts))
+    return bool(locate(Prompt(text, (), words, pieces), phrase))
+
+
 def _occurrences(prompt: Prompt, wanted: str) -> list[int]:
     """Return the token positions of a folded text wherever it begins and ends with a piece."""
     text, starts, ends = "", {}, {}

@@ -59,6 +59,16 @@ def make_grid(
     return canvas
 
 
+def stack(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Put sheets under each other, flush left."""
+    canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), PAPER)
+    top = 0
+    for sheet in sheets:
+        canvas.paste(sheet, (0, top))
+        top += sheet.height
+    return canvas
+
+
 def fit(picture: Image.Image, side: int) -> Image.Image:
     """Scale a picture so that its longer side is `side`."""
     scale = side / max(picture.size)

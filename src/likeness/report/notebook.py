@@ -18,6 +18,12 @@ def read_page(page: Path) -> str:
     return text
 
 
+def table_of(page: Path) -> str:
+    """Return what stands between the markers of a page; InputError as `read_page`."""
+    text = read_page(page)
+    return text[text.index(OPEN) + len(OPEN) : text.index(CLOSE)].strip("\n")
+
+
 def fill_page(page: Path, parts: Sequence[str]) -> None:
     """Put paragraphs between the markers in place of what stands there; all else is kept."""
     text = read_page(page)

@@ -27,8 +27,8 @@ from likeness.report.differences import Plot, difference_plot
 from likeness.report.effects import Effect, effects, effects_table, overall, structure_verdict
 from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
-from likeness.report.records import CellResult, Failed, measured_alike, read_cells
-from likeness.report.settings_map import map_of
+from likeness.report.records import CellResult, Failed, listed, measured_alike, read_cells
+from likeness.report.settings_map import maps_by_group
 from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
 from likeness.report.tradeoff_plot import draw_map
 from likeness.report.varying import told_apart
@@ -49,6 +49,7 @@ class Group:
     scatter: Markup
     plots: list[Plot]
     settings: Markup | None  # the map of those swept
+    trainings: int  # of which the map tells
     tables: list[Table] = field(default_factory=list)
 
 
@@ -56,13 +57,16 @@ def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE)
     """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links.
 
     Thumbnails and the seeds shown of each cell are chosen so that it stays below `size` bytes. Where cells sweep
-    windows or thresholds, the map of these settings is on the page and beside it, as map.svg.
+    windows or thresholds, the map of these settings is on the page and beside it, as map.svg; trainings that were
+    swept with them are on the same map.
     """
     done, failed = read_cells(cells)
     done = told_apart(done)
     thumbnails, most = Thumbnails(size), seeds_shown(len(done), size)
     cards = [make_card(cell, at, out.parent, thumbnails, most) for at, cell in enumerate(done)]
-    groups = [make_group(backbones, members, done) for backbones, members in measured_alike(done).items()]
+    alike = measured_alike(done)
+    drawn = {name: (Markup(draw_map(made)), count) for name, (made, count) in maps_by_group(alike).items()}
+    groups = [make_group(name, members, done, *drawn.get(name, (None, 0))) for name, members in alike.items()]
     pictures, places = thumbnails.encode()
     script = part_of_page("page.js")
     page = template().render(
@@ -73,7 +77,7 @@ def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE)
         over=OVER,
         titles=TITLES,
         cards=cards,
-        failed=failed,
+        failed=listed(failed),
         most_seeds=most if any(card.more for card in cards) else None,
         filters=filters(cards),
         index=[index_entry(card) for card in cards],
@@ -85,8 +89,8 @@ def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     maps = [group.settings for group in groups if group.settings]
-    for number_, drawn in enumerate(maps, 1):
-        replace_text(out.with_name("map.svg" if number_ == 1 else f"map-{number_}.svg"), drawn)
+    for number_, svg in enumerate(maps, 1):
+        replace_text(out.with_name("map.svg" if number_ == 1 else f"map-{number_}.svg"), svg)
     replace_text(out, page)
     return out
 
@@ -124,8 +128,10 @@ def question(done: Sequence[CellResult]) -> str:
     return asked.pop() if len(asked) == 1 else ""
 
 
-def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[CellResult]) -> Group:
-    """Return words, plots and tables over cells measured alike."""
+def make_group(
+    backbones: str, members: Sequence[CellResult], done: Sequence[CellResult], settings: Markup | None, trainings: int
+) -> Group:
+    """Return words, plots and tables over cells measured alike, with the map that was drawn of their settings."""
     at = {id(cell): number for number, cell in enumerate(done)}
     numbers = [at[id(cell)] for cell in members]
     changes = effects(members)
@@ -138,10 +144,8 @@ def make_group(backbones: str, members: Sequence[CellResult], done: Sequence[Cel
     plots = [plot for metric in PLOTTED if (plot := difference_plot(members, numbers, metric))]
     drawn = Markup(scatter(members, numbers))
     words = in_words(changes) + weights_in_words(curves) or [Markup("Nothing here is compared: see the cells below.")]
-    made = map_of(members)
-    settings = Markup(draw_map(made)) if made else None
     tables.append(cell_table(members, numbers))
-    return Group(backbones, words, tiles(overall(changes), members), drawn, plots, settings, tables)
+    return Group(backbones, words, tiles(overall(changes), members), drawn, plots, settings, trainings, tables)
 
 
 def in_words(changes: Sequence[Effect]) -> list[Markup]:

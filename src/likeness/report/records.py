@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from likeness.report.spreadsheet import read_rows
 
 AXES = ("style", "scene", "target", "addition", "word", "weight")
 LEFT_NOTHING = (
-    "left nothing: it is still running, or was killed or timed out; the same command draws it again once it has ended"
+    "left nothing: it is still running, never began, or was killed or timed out; "
+    "the same command draws it again once it has ended"
 )
+GONE = "where its run folder points: it was moved or removed; move it back, or draw it again with the same command"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,18 @@ class Failed:
     folder: Path
     error: str
     command: str | None = None
+    others: int = 0  # more jobs of which the same is to be said
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name} and {self.others} more" if self.others else self.folder.name
+
+
+def listed(failed: Sequence[Failed]) -> list[Failed]:
+    """Return what did not finish as a list for people: jobs that left nothing are one line at its end."""
+    silent = [cell for cell in failed if cell.error == LEFT_NOTHING]
+    named = [cell for cell in failed if cell not in silent]
+    return [*named, replace(silent[0], others=len(silent) - 1)] if silent else named
 
 
 NEEDED = {
@@ -117,7 +131,7 @@ def count_pairs(cells: Iterable[CellResult]) -> int:
 
 def count_sources(cells: Iterable[CellResult]) -> int:
     """Return how many source pictures these pairs come from."""
-    return len({(*_source(cell), row["seed"]) for cell in cells if cell.compares for row in cell.rows})
+    return len({(*source_of(cell), row["seed"]) for cell in cells if cell.compares for row in cell.rows})
 
 
 def direction_of(cells: Sequence[CellResult], metric: str) -> str:
@@ -132,6 +146,9 @@ def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[Failed]]
         name = next((n for n in ("record.json", FAILED) if (folder / n).is_file()), None)
         if name is None and folder.name.isdigit():  # a job's folder, not a cell's
             failed.append(Failed(folder, LEFT_NOTHING))
+            continue
+        if not folder.is_dir():
+            failed.append(Failed(folder, f"is not in {folder.parent}, {GONE}"))
             continue
         try:
             record = json.loads((folder / (name or FAILED)).read_text(encoding="utf-8"))
@@ -172,11 +189,11 @@ def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, 
         for seed, value in arms["with"].items():
             other = arms["without"].get(seed)
             if value is not None and other is not None:
-                found.append((value, other, (*_source(cell), seed)))
+                found.append((value, other, (*source_of(cell), seed)))
     return found
 
 
-def _source(cell: CellResult) -> tuple[str, ...]:
+def source_of(cell: CellResult) -> tuple[str, ...]:
     """Return what a cell's source pictures are drawn from, beside their seeds."""
     return cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"]
 
@@ -188,7 +205,8 @@ def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
     that each counts once however many edits it has. Raises ValueError for cells that were measured
     with different backbones for this metric, or drawn by different base models, weights or versions.
     """
-    _refuse_mixtures(cells, metric)
+    refuse_mixtures(cells, metric)
+    refuse_weights(cells)
     both = pairs(cells, metric)
     if not both:
         return None
@@ -201,12 +219,21 @@ def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:
     }
 
 
-def _refuse_mixtures(cells: Sequence[CellResult], metric: str) -> None:
-    if len({backbone for cell in cells if (backbone := cell.record["backbones"].get(metric))}) > 1:
-        raise ValueError(f"{metric} was measured with different backbones; such numbers are not pooled.")
+def refuse_mixtures(cells: Sequence[CellResult], *metrics: str) -> None:
+    """Raise ValueError for cells of which these metrics are of different backbones, or that were drawn otherwise.
+
+    That is, by different base models, precisions or versions; the trained weights are `refuse_weights`' part.
+    """
+    for metric in metrics:
+        if len({backbone for cell in cells if (backbone := cell.record["backbones"].get(metric))}) > 1:
+            raise ValueError(f"{metric} was measured with different backbones; such numbers are not pooled.")
     for name in ("model", "precision", "versions"):
         if len(found := {cell.conditions[name] for cell in cells}) > 1:
             raise ValueError(f"cells of different {name} are not pooled: {'; '.join(sorted(found))}.")
+
+
+def refuse_weights(cells: Sequence[CellResult]) -> None:
+    """Raise ValueError where cells of one subject were drawn with different trained weights."""
     weights: dict[str, set[str]] = {}
     for cell in cells:
         weights.setdefault(cell.axes["subject"], set()).add(str(cell.record.get("weights")))
@@ -251,6 +278,15 @@ def _training(cell: CellResult) -> str:
         cell.axes.get("schedule"),
     ]
     return " ".join(str(name) for name in names if name)
+
+
+def alike_but_training(groups: dict[str, list[CellResult]]) -> list[list[str]]:
+    """Return the names of groups of `measured_alike`, those together whose cells differ in their training alone."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, members in groups.items():
+        conditions = members[0].conditions
+        together.setdefault(tuple(conditions[n] for n in conditions if n != "training"), []).append(name)
+    return list(together.values())
 
 
 def by_backbones(cells: Sequence[CellResult]) -> dict[str, list[CellResult]]:

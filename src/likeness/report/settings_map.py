@@ -12,7 +12,7 @@ from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.report.folders import cells_under
-from likeness.report.records import CellResult, by_backbones, pooled, read_cells
+from likeness.report.records import CellResult, alike_but_training, by_backbones, pooled, read_cells
 from likeness.report.varying import EDITING, NAMES, number_of, setting, varying
 
 SUCCESS = ("edit_success", "clip_t")  # the first that was measured
@@ -81,6 +81,30 @@ def map_of(cells: Sequence[CellResult]) -> Map | None:
         return trade(members) if members else None
     except InputError:
         return None
+
+
+def maps_by_group(groups: dict[str, list[CellResult]]) -> dict[str, tuple[Map, int]]:
+    """Return the map of each group of `measured_alike` that has one, and of how many trainings its cells are.
+
+    Groups that differ in training alone share one map, which the first of them has: how training trades against the
+    windows. They have maps of their own where their subjects were not all trained alike, or `trade` refuses.
+    """
+    found = {}
+    for names in alike_but_training(groups):
+        cells = [cell for name in names for cell in groups[name]]
+        if len(names) > 1 and _crossed(cells) and (joint := map_of(cells)):
+            found[names[0]] = (joint, len(names))
+        else:
+            found |= {name: (made, 1) for name in names if (made := map_of(groups[name]))}
+    return found
+
+
+def _crossed(cells: Sequence[CellResult]) -> bool:
+    """Say whether every subject was drawn with every training, so that a point pools no two of them."""
+    trained: dict[str, set[str]] = {}
+    for cell in cells:
+        trained.setdefault(cell.axes["subject"], set()).add(cell.conditions["training"])
+    return len(set(map(frozenset, trained.values()))) == 1
 
 
 def _points(cells: Sequence[CellResult], settings: list[str], arm: str, success: str, lost: str) -> list[Point]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from likeness.errors import InputError
 
+SECONDS = 120.0  # for one run; those of a cell or a training take a few
+
 
 def offline_runs(root: Path) -> list[Path]:
     """Return the offline runs under a folder that were not uploaded yet."""
@@ -16,14 +18,26 @@ def offline_runs(root: Path) -> list[Path]:
     return [run for run in runs if run.is_dir() and not list(run.glob("*.synced"))]
 
 
-def sync(root: Path) -> int:
-    """Upload every offline run with `wandb sync`; return how many failed, and say which."""
+def sync(root: Path, timeout: float = SECONDS) -> int:
+    """Upload every offline run with `wandb sync`; return how many failed, and say which.
+
+    `timeout`: seconds for one run. The client tries a dead server again without end, so the first run that takes
+    longer ends the upload.
+    """
     runs = offline_runs(root)
     if not runs:
         raise InputError(f"no offline run under {root}: nothing to upload.")
     failed = []
-    for run in runs:
-        done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(run)], check=False)
+    for number, run in enumerate(runs):
+        try:
+            done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(run)], check=False, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            print(
+                f"no answer within {timeout:g} s: the W&B server cannot be reached, or the run is large; stopped. "
+                "Check network and login, or give a larger --timeout, then run this again."
+            )
+            failed += runs[number:]
+            break
         if done.returncode:
             failed.append(run)
     for run in failed:
@@ -35,9 +49,10 @@ def sync(root: Path) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.report.sync", description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=Path("outputs") / "wandb")
+    parser.add_argument("--timeout", type=float, default=SECONDS, help="seconds for one run (default: %(default)g)")
     arguments = parser.parse_args(argv)
     try:
-        raise SystemExit(1 if sync(arguments.root) else 0)
+        raise SystemExit(1 if sync(arguments.root, arguments.timeout) else 0)
     except InputError as error:
         raise SystemExit(f"error: {error}") from error
 

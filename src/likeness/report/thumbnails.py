@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 PAGE = 19_000_000  # bytes of a page at most, as far as the smallest size allows; 20 MB is what people can still send
-HTML, HTML_OF_CELL, HTML_OF_PICTURE = 40_000, 7_000, 500  # what stands around the thumbnails, measured
+HTML, HTML_OF_CELL, HTML_OF_PICTURE = 40_000, 7_000, 1_000  # what stands around the thumbnails, measured
 SEED = 11_000  # bytes of a page for one seed: three thumbnails worth looking at
 FEWEST_SEEDS = 4  # of each cell, however many cells there are
 SIZES = ((256, 84), (192, 80), (160, 78), (128, 78), (112, 70), (96, 60), (80, 50))  # longer side in px, WebP quality

@@ -1,6 +1,6 @@
 """Map how edit success and structure kept trade over the settings of a sweep.
 
-python -m likeness.report.tradeoff outputs/runs/2026-01-01_10-00-00_sweep [--svg map.svg] [--markdown table.md]
+python -m likeness.report.tradeoff outputs/runs/2026-01-01_10-00-00-123456_sweep [--svg map.svg] [--markdown table.md]
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class _Cell:
     def _weights(self) -> str:
         if (self.finetuned / "model").is_dir():
             return models.weights_id(models.ModelSource("finetuned", str(self.finetuned / "model")))
-        lora = models.ModelSource("lora", str(self.finetuned / "lora" / "pytorch_lora_weights.safetensors"))
-        return f"{models.weights_id(self.base)}+{models.weights_id(lora)}"
+        lora = self.finetuned / "lora" / "pytorch_lora_weights.safetensors"
+        return f"{models.weights_id(self.base)}+{models.file_id(lora)}"
 
     def record(self, status: str, **more: Any) -> dict[str, Any]:
         sweep, plan = self.sweep, self.plan

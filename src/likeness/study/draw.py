@@ -6,6 +6,7 @@ import functools
 import sys
 import time
 import uuid
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,21 +115,24 @@ def draw_cell(pipe, sweep: Sweep, plan: EditPlan, cache: PictureCache) -> Drawn:
 
 
 def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
-    from likeness.prompt_to_prompt import prompt_to_prompt, seeded_latents
+    from likeness.prompt_to_prompt import PromptToPromptWarning, prompt_to_prompt, seeded_latents
 
     started = time.perf_counter()
-    with prompt_to_prompt(
-        pipe,
-        plan.source_prompt,
-        [build_edit(plan, sweep.edit)],
-        behaviour=sweep.edit.behaviour,
-        local_blend=local_blend(plan, sweep.edit),
-        store_attention=sweep.show_attention,
-        images_per_prompt=len(seeds),
-        negative_prompt=sweep.sampler.negative_prompt,
-        self_replace_resolution=sweep.edit.self_replace_resolution,
-        num_inference_steps=sweep.sampler.num_inference_steps,
-    ) as p2p:
+    with (
+        warnings.catch_warnings(action="ignore", category=PromptToPromptWarning),
+        prompt_to_prompt(
+            pipe,
+            plan.source_prompt,
+            [build_edit(plan, sweep.edit)],
+            behaviour=sweep.edit.behaviour,
+            local_blend=local_blend(plan, sweep.edit),
+            store_attention=sweep.show_attention,
+            images_per_prompt=len(seeds),
+            negative_prompt=sweep.sampler.negative_prompt,
+            self_replace_resolution=sweep.edit.self_replace_resolution,
+            num_inference_steps=sweep.sampler.num_inference_steps,
+        ) as p2p,
+    ):
         latents = pipe(
             **p2p.inputs,
             latents=p2p.latents(seeded_latents(seeds, latent_shape(pipe, sweep.model.resolution))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +30,7 @@ class Total:
     seconds: float = 0.0
     unknown: int = 0  # cells whose time nothing tells
     missing: dict[str, str] | None = None  # what is missing -> what to do
+    trained: set[Path] = field(default_factory=set)  # models that the sweep would train itself
 
 
 TOTAL = Total()
@@ -82,6 +83,8 @@ def what_is_missing(sweep: Sweep, command: str) -> dict[str, str]:
         return missing  # the fine-tuned model's name holds the hash of these weights
     folder = place.model_folder(sweep)
     if not is_finished(folder):
+        if sweep.train_missing:
+            TOTAL.trained.add(folder)
         remedy = f"trained first (train_missing=true), or: {command}" if sweep.train_missing else f"make it: {command}"
         missing[f"fine-tuned model {folder}"] = remedy
     return missing
@@ -125,6 +128,8 @@ def print_total() -> None:
         return
     to_draw = TOTAL.cells - TOTAL.there
     time_ = f"about {duration(TOTAL.seconds)}" if TOTAL.unknown < to_draw or not to_draw else "time not known"
-    print(f"\n{TOTAL.cells} cells: {TOTAL.there} there, {to_draw} to draw, {time_}")
+    count = len(TOTAL.trained)
+    plus = f" plus {count} training{'s' * (count > 1)}, time not known" if count else ""
+    print(f"\n{TOTAL.cells} cells: {TOTAL.there} there, {to_draw} to draw, {time_}{plus}")
     for what, remedy in (TOTAL.missing or {}).items():
         print(f"missing: {what}\n  {remedy}")

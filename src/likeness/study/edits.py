@@ -44,10 +44,8 @@ def local_blend(plan: EditPlan, edit: Edit) -> Any:
     if not all(words):
         raise InputError(
             "LocalBlend does not know which words to follow in this edit: give "
-            "edit.blend.words=[[word of the source],[word of the target]]."
+            "edit.blend.words=[word of the source,word of the target]."
         )
-    if len(words) != 2:
-        raise InputError(f"edit.blend.words needs two lists, for source and target; it has {len(words)}.")
     return LocalBlend(
         words,
         substruct_words=edit.blend.substruct_words or None,

@@ -19,10 +19,12 @@ import numpy as np
 from likeness.errors import InputError
 from likeness.metrics.statistics import decided, median_rank_correlation, paired
 from likeness.report.notebook import fill_page, read_page
+from likeness.report.records import refuse_weights
 from likeness.study.judged import Row, finished_cells, judged_rows
 
 JUDGED_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)  # negative weights are shown, not judged
-TIMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_(.+)")  # the name of a run folder
+TIMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:-\d{6})?_(.+)")  # the name of a run folder
+READ = "blossom"  # the word whose amount the judge reads
 MOVED = 3.0  # pixels of 128 beyond which a head has moved
 
 
@@ -42,7 +44,7 @@ def figure(rows: Sequence[Row]) -> dict[str, Any]:
     moved = np.array([[row["true_head_shift_px"] for row in pair] for pair in pairs])
     cells = [pair[0]["cell"] for pair in pairs]
     single = {cell: happened[[c == cell for c in cells], 0].mean() for cell in dict.fromkeys(cells)}
-    sources = [(pair[0]["subject"], pair[0]["seed"]) for pair in pairs]
+    sources = [(pair[0]["source"], pair[0]["seed"]) for pair in pairs]
     difference = paired(lpips[:, 0], lpips[:, 1], groups=sources)
     far = moved[:, 1] > MOVED
     return {
@@ -62,29 +64,50 @@ def figure(rows: Sequence[Row]) -> dict[str, Any]:
 def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Return, for each subject, mean blossom over seeds for each weight, and the median per-seed rank correlation.
 
-    The correlation is of seeds that were drawn with every judged weight; InputError where there is none.
+    Only the word that is read, blossom, is taken; several source prompts of a subject have a curve each, named after
+    them too. The correlation is of seeds that were drawn with every judged weight; InputError where there is none, or
+    where a seed was drawn twice with a weight.
     """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["word"] == READ and row["weight"] is not None and row["arm"] == "with":
+            groups.setdefault((row["subject"], row["source_prompt"]), []).append(row)
+    subjects = [subject for subject, _ in groups]
     out: dict[str, dict[str, Any]] = {}
-    weighted = [row for row in rows if row["weight"] is not None and row["arm"] == "with"]
-    for subject in dict.fromkeys(row["subject"] for row in weighted):
-        own = [row for row in weighted if row["subject"] == subject]
-        weights = sorted({row["weight"] for row in own})
-        amounts = {w: {r["seed"]: r["true_blossom"] for r in own if r["weight"] == w} for w in weights}
-        means = {w: float(np.mean(list(values.values()))) for w, values in amounts.items()}
-        judged = [w for w in weights if w in JUDGED_WEIGHTS]
-        if len(judged) < 3:
-            continue
-        drawn = [seed for seed in amounts[judged[0]] if all(seed in amounts[w] for w in judged)]
-        if not drawn:
-            raise InputError(f"{subject}: no seed was drawn with every weight ({', '.join(map(str, judged))}).")
-        series = [[amounts[w][seed] for w in judged] for seed in drawn]
-        rising = all(means[a] < means[b] for a, b in pairwise(judged))
-        median = median_rank_correlation(judged, series)
-        out[subject] = {
-            "seeds": len(series), "means": means, "strictly increasing": rising,
-            "median Spearman of weight and blossom": median,
-        }  # fmt: skip
+    for (subject, prompt), own in groups.items():
+        name = subject if subjects.count(subject) == 1 else f"{subject}, {prompt}"
+        amounts = _amounts(name, own)
+        judged = [w for w in amounts if w in JUDGED_WEIGHTS]
+        if len(judged) >= 3:
+            out[name] = _curve(name, amounts, judged)
     return out
+
+
+def _amounts(name: str, rows: Sequence[Row]) -> dict[float, dict[int, float]]:
+    """Return what was read of the word for each weight, by seed."""
+    amounts: dict[float, dict[int, float]] = {weight: {} for weight in sorted({row["weight"] for row in rows})}
+    for row in rows:
+        if row["seed"] in amounts[row["weight"]]:
+            raise InputError(
+                f"{name}: weight {row['weight']:g} of {READ} was drawn twice for seed {row['seed']}, with other "
+                "settings. Name the run folder of a sweep over weights alone."
+            )
+        amounts[row["weight"]][row["seed"]] = row[f"true_{READ}"]
+    return amounts
+
+
+def _curve(name: str, amounts: dict[float, dict[int, float]], judged: Sequence[float]) -> dict[str, Any]:
+    means = {weight: float(np.mean(list(values.values()))) for weight, values in amounts.items()}
+    drawn = [seed for seed in amounts[judged[0]] if all(seed in amounts[w] for w in judged)]
+    if not drawn:
+        raise InputError(f"{name}: no seed was drawn with every weight ({', '.join(map(str, judged))}).")
+    series = [[amounts[w][seed] for w in judged] for seed in drawn]
+    return {
+        "seeds": len(series),
+        "means": means,
+        "strictly increasing": all(means[a] < means[b] for a, b in pairwise(judged)),
+        "median Spearman of weight and blossom": median_rank_correlation(judged, series),
+    }
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
@@ -128,10 +151,20 @@ def newest(places: Sequence[Path]) -> dict[str, Path]:
 
 
 def evaluate_figures(places: Sequence[Path], judge) -> dict[str, dict[str, Any]]:
-    """Judge the cells under every place, which is one figure; see `newest`."""
+    """Judge the cells under every place, which is one figure; see `newest`.
+
+    InputError where the cells of a place must not be put together.
+    """
     figures = {}
     for name, place in newest(places).items():
-        rows = judged_rows(finished_cells([place]), judge)
+        cells = finished_cells([place])
+        try:
+            refuse_weights(cells)
+        except ValueError as error:
+            raise InputError(
+                f"{name} is no figure: {error} Name a run folder whose subjects were trained once."
+            ) from error
+        rows = judged_rows(cells, judge)
         figures[name] = figure(rows)
         if weights := reweighting(rows):
             figures[name]["reweighting"] = weights

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 from likeness.config import Sweep, to_plain
-from likeness.report.folders import FAILED
+from likeness.report.folders import FAILED, POINTER, pointed_at
 from likeness.study import environment
 
-POINTER = "cell.txt"
 JOBS = "jobs.txt"  # in a run folder: how many numbered jobs belong to it
 
 
@@ -29,10 +29,15 @@ def begin(run_dir: Path, jobs: int | None) -> None:
 
 
 def point_to(run_dir: Path, cell: Path) -> None:
-    """Point from a job's folder to its cell, finished or failed."""
+    """Point from a job's folder to its cell, finished or failed.
+
+    The path is relative where both lie in one output folder, so that this can be moved as a whole.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / FAILED).unlink(missing_ok=True)
-    (run_dir / POINTER).write_text(f"{cell.resolve()}\n", encoding="utf-8")
+    target, here = cell.resolve(), run_dir.resolve()
+    shown = os.path.relpath(target, here) if here.is_relative_to(target.parent.parent) else target
+    (run_dir / POINTER).write_text(f"{shown}\n", encoding="utf-8")
 
 
 def write(run_dir: Path, sweep: Sweep | None, overrides: list[str], error: str, trace: str | None = None) -> None:
@@ -56,20 +61,28 @@ def write(run_dir: Path, sweep: Sweep | None, overrides: list[str], error: str, 
 
 
 def jobs(run_dir: Path) -> list[Path]:
-    """Return the cell that each job of a run folder points at, or the job's own folder where it failed.
+    """Return the cell that each job of a run folder points at, there or not, or the job's own folder where it failed.
 
-    A numbered job that left neither was killed, or is still running; a dry run leaves nothing and is no job. Jobs
-    beyond those of the last launch are an earlier one's.
+    A numbered job that left neither was killed, is still running, or never began; then its folder is not there. A dry
+    run leaves nothing and is no job. Jobs beyond those of the last launch are an earlier one's.
     """
     folders, count = [], _count(run_dir)
-    for job in (run_dir, *sorted((p for p in run_dir.glob("*") if p.is_dir()), key=_number)):
+    numbered = {p for p in run_dir.glob("*") if p.is_dir()}
+    if count < math.inf:
+        numbered |= {run_dir / str(number) for number in range(int(count))}
+    for job in (run_dir, *sorted(numbered, key=_number)):
         if job != run_dir and job.name.isdigit() and int(job.name) >= count:
             continue
         if (job / POINTER).is_file():
-            folders.append(Path((job / POINTER).read_text(encoding="utf-8").strip()))
+            folders.append(pointed_at(job / POINTER))
         elif (job / FAILED).is_file() or (job != run_dir and job.name.isdigit() and not _was_dry(job)):
             folders.append(job)
-    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+    return list(dict.fromkeys(folders))
+
+
+def silent(run_dir: Path) -> list[Path]:
+    """Return the numbered jobs of a run folder that left neither a cell nor an error."""
+    return [job for job in jobs(run_dir) if job.parent == run_dir and not (job / FAILED).is_file()]
 
 
 def _count(run_dir: Path) -> float:

@@ -44,7 +44,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
     refuse_idle(train, overrides)
     job = _job(train, subjects)
     health, missing = _health(job)
-    say(world_notices(train, job.subjects) + missing)
+    say(world_notices(train, job.subjects) + missing + _left_beside(job))
     if train.dry_run:
         there = dreambooth.is_finished(job.folder)
         would = f"would train {job.who} for {job.settings.num_train_steps} steps into {job.folder}"
@@ -84,11 +84,31 @@ def _job(train: Train, subjects: list[Subject]) -> _Job:
         sample_guidance_scale=train.model.guidance_scale,
         progress_bars=not progress.shown(),
     )
+    models.resolve_dtype(settings.mixed_precision, models.resolve_device(train.device))  # refuses one that is not here
     base = place.model_source(train.model)
     dreambooth.check_concepts(concepts, settings)
     dreambooth.check_class_folders(concepts, settings)
     models.check_available(base)
     return _Job(train, chosen, concepts, roles, settings, base, place.model_folder(train, subjects or None))
+
+
+def _left_beside(job: _Job) -> list[str]:
+    """Name killed runs that differ from this one in settings only, so that it starts anew instead of going on."""
+    if not is_main_process() or dreambooth.is_finished(job.folder) or storage.left_unfinished(job.folder):
+        return []
+    readable = job.folder.name.rsplit("-", 1)[0]
+    beside = [f for f in sorted(job.folder.parent.glob("*-*")) if f.name.rsplit("-", 1)[0] == readable]
+    left = {folder: then for folder in beside if (then := storage.left_unfinished(folder))}
+    if not left:
+        return []
+    now = storage.identity(models.weights_id(job.base), job.concepts, job.settings)
+    changed = {folder: storage.differences(then, now) for folder, then in left.items()}
+    return [
+        f"this starts anew; {folder.name} beside it is unfinished and has other settings "
+        f"({storage.listed(those)}). Restore them to go on with that one."
+        for folder, those in changed.items()
+        if those
+    ]
 
 
 def _tracked(job: _Job):

@@ -1,6 +1,8 @@
 """Bring the cells of a sweep together: a table in the terminal and the report page. Can be run again at any time.
 
-python -m likeness.study.gather outputs/runs/2026-01-01_10-00-00_sweep
+python -m likeness.study.gather outputs/runs/2026-01-01_10-00-00-123456_sweep
+
+The exit code is 1 where jobs of the sweep left nothing, as those that an interrupted one never began.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from likeness.errors import InputError
-from likeness.report.records import read_cells
+from likeness.report.records import listed, read_cells
 from likeness.study import failures
 
 
@@ -19,7 +21,10 @@ def cells_of(run_dir: Path) -> list[Path]:
 
 
 def gather(run_dir: Path, title: str | None = None) -> Path | None:
-    """Print the table and what failed, and write report.html into the run folder; None where no cell was drawn."""
+    """Print the table and what failed, and write report.html into the run folder; None where no cell was drawn.
+
+    Jobs of the last launch that left nothing, or never began, are counted among those that failed.
+    """
     folders = cells_of(run_dir)
     done, failed = read_cells(folders)
     page = None
@@ -29,8 +34,10 @@ def gather(run_dir: Path, title: str | None = None) -> Path | None:
 
         print_table([cell.folder for cell in done])
         page = write_report(folders, run_dir / "report.html", title or run_dir.name)
-    for cell in failed if len(folders) > 1 else ():  # a single job says itself what went wrong
-        print(f"failed: {cell.folder.name}: {cell.error}")
+    for cell in listed(failed) if len(folders) > 1 else ():  # a single job says itself what went wrong
+        print(f"failed: {cell.name}: {cell.error}")
+    if silent := failures.silent(run_dir):
+        print(f"{len(silent)} of {len(folders)} jobs left nothing.")
     if failed and len(folders) > 1:
         print(f"{len(failed)} of {len(folders)} cells failed; the same command again draws only those.")
     if page is not None:
@@ -38,16 +45,18 @@ def gather(run_dir: Path, title: str | None = None) -> Path | None:
     return page
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--title")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         if not arguments.run_dir.is_dir():
             raise InputError(f"there is no run folder {arguments.run_dir}; see outputs/runs/.")
         if gather(arguments.run_dir, arguments.title) is None:
             raise InputError(f"{arguments.run_dir} points at no cell: nothing was drawn there.")
+        if failures.silent(arguments.run_dir):
+            raise SystemExit(1)
     except (InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -51,13 +51,19 @@ def _kind_of_model(config: Train | Sweep) -> str:
 LEAVE = "leave it out"
 IDLE = (
     Idle(
-        ("method.lora_rank", "method.lora_alpha", "method.lora_targets"),
+        ("method.lora_rank", "method.lora_alpha", "method.lora_targets", "method.lora_text_encoder_targets"),
         lambda c: not _lora(c),
         "method=full",
         "leave it out, or use method=lora",
     ),
     Idle(
         ("method.lora_text_encoder",), lambda c: not _lora(c), "method=full", "use method.train_text_encoder"
+    ),
+    Idle(
+        ("method.lora_text_encoder_targets",),
+        _text_encoder_is_frozen,
+        "a text encoder that is not trained",
+        "leave it out, or train it with method.lora_text_encoder=true",
     ),
     Idle(("method.train_text_encoder",), _lora, "method=lora", "use method.lora_text_encoder"),
     Idle(

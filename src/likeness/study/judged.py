@@ -14,7 +14,7 @@ from PIL import Image
 from likeness.errors import InputError
 from likeness.metrics.readings import compare
 from likeness.report.folders import cells_under
-from likeness.report.records import CellResult, read_cells
+from likeness.report.records import CellResult, read_cells, refuse_mixtures, source_of
 from likeness.study.measure import to_tensor
 
 ARMS = ("without", "with")
@@ -23,7 +23,10 @@ Row = dict[str, Any]
 
 
 def finished_cells(places: Iterable[Path]) -> list[CellResult]:
-    """Return the finished cells of model=paperdoll in, under or pointed at by folders; InputError if there is none."""
+    """Return the finished cells of model=paperdoll in, under or pointed at by folders.
+
+    InputError if there is none, or if they were measured with different backbones or drawn by different versions.
+    """
     places = list(places)
     cells, _ = read_cells(cells_under(places))
     cells = [cell for cell in cells if cell.axes.get("model") == "paperdoll"]
@@ -31,6 +34,12 @@ def finished_cells(places: Iterable[Path]) -> list[CellResult]:
         raise InputError(
             f"no finished cell of model=paperdoll under {', '.join(map(str, places))}: run sweep.py first."
         )
+    try:
+        refuse_mixtures(cells, *METRICS)
+    except ValueError as error:
+        raise InputError(
+            f"{error} Name cells that were drawn and measured alike, or draw the older ones again."
+        ) from error
     return cells
 
 
@@ -47,7 +56,8 @@ def judged_rows(cells: Iterable[CellResult], judge) -> list[Row]:
     """Return one row per seed and arm: what the judge reads (`true_*`) beside what the cell measured.
 
     `true_edit_success`, `true_head_shift_px`, `true_other_changed`, `true_identity_shift` and `true_blossom` are
-    those of `likeness.metrics.readings.compare`, from the judge's readings.
+    those of `likeness.metrics.readings.compare`, from the judge's readings. Rows of one `source` and seed edit the
+    same source picture.
     """
     rows = []
     for cell in cells:
@@ -59,10 +69,15 @@ def judged_rows(cells: Iterable[CellResult], judge) -> list[Row]:
             for index, seed in enumerate(cell.record["seeds"]):
                 true = {f"true_{name}": number(column[index]) for name, column in values.items()}
                 about = {"cell": cell.folder.name, "subject": cell.axes["subject"], "asked": cell.label}
-                weight = cell.axes.get("weight")
+                about |= {
+                    "source": " ".join(source_of(cell)),
+                    "source_prompt": prompts[0],
+                    "target_prompt": prompts[1],
+                }
+                about |= {axis: cell.axes.get(axis) for axis in ("word", "weight")}
                 stored = measured[int(seed), arm]
                 own = {name: number(stored.get(name)) for name in METRICS}
-                rows.append(about | {"weight": weight, "seed": int(seed), "arm": arm} | own | true)
+                rows.append(about | {"seed": int(seed), "arm": arm} | own | true)
     return rows
 
 

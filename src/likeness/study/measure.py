@@ -113,7 +113,7 @@ def summarise(measured: Measured, seeds: list[int]) -> dict[str, Any]:
 
 def write_cell(writer: CellWriter, record: dict[str, Any], drawn, measured: Measured) -> list[dict[str, Any]]:
     """Write pictures, grid, results.csv, summary.json and the record; return the rows of results.csv."""
-    from likeness.report.grid import make_grid
+    from likeness.report.grid import make_grid, stack
 
     seeds, axes = record["seeds"], record["axes"]
     images = {arm: [Image.fromarray(p) for p in drawn.pictures[arm]] for arm in ARMS}
@@ -128,12 +128,16 @@ def write_cell(writer: CellWriter, record: dict[str, Any], drawn, measured: Meas
             rows.append({**about, **prompts, "seed": seed, "arm": arm, **values, "image": file})
     for name, image in (*drawn.attention.items(), *drawn.masks.items()):
         writer.image(name, image)
-    labels = (
-        f"source: {record['source_prompt']}",
-        f"without P2P: {record['target_prompt']}",
-        f"with P2P: {record['target_prompt']}",
-    )
-    grid = make_grid([images[arm] for arm in ARMS], list(labels), [f"seed {seed}" for seed in seeds])
+    shown = {
+        f"source: {record['source_prompt']}": images["source"],
+        f"without P2P: {record['target_prompt']}": images["without"],
+        f"with P2P: {record['target_prompt']}": images["with"],
+    }
+    if drawn.masks:
+        shown["where LocalBlend let the edit through"] = list(drawn.masks.values())
+    grid = make_grid(list(shown.values()), list(shown), [f"seed {seed}" for seed in seeds])
+    if "attention.png" in drawn.attention:
+        grid = stack([grid, drawn.attention["attention.png"]])
     writer.image("grid.png", grid)
     writer.csv("results.csv", rows)
     writer.json("summary.json", summarise(measured, seeds))

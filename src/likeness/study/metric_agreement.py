@@ -62,21 +62,18 @@ def generated_rows(places: Sequence[Path], judge) -> list[Row]:
     """Return one row per edited picture of finished cells: the judge's truth beside the cell's metrics.
 
     `success` is 1 where the judge reads what was asked; `kept` is the head's shift in pixels, negative. Edits of
-    one source picture share their `source`. Only edits that ask for another factor are taken.
+    one source picture, of one trained model, share their `source`. Only edits that ask for another factor are taken.
     """
-    cells = finished_cells(places)
-    prompts = {cell.folder.name: cell.record for cell in cells}
     rows = []
-    for row in judged_rows(cells, judge):
+    for row in judged_rows(finished_cells(places), judge):
         if row["true_edit_success"] is None:
             continue
-        record = prompts[row["cell"]]
         rows.append(
             {
-                "pairs": "generated", "source": f"{row['subject']} {record['source_prompt']} {row['seed']}",
-                "edit": row["asked"], "outcome": "right" if row["true_edit_success"] else "wrong",
+                "pairs": "generated", "source": f"{row['source']} {row['seed']}", "edit": row["asked"],
+                "outcome": "right" if row["true_edit_success"] else "wrong",
                 "structure": row["arm"], "success": row["true_edit_success"], "kept": -row["true_head_shift_px"],
-                "target_prompt": record["target_prompt"],
+                "target_prompt": row["target_prompt"],
                 **{name: row[name] for name in METRICS},
             }
         )  # fmt: skip

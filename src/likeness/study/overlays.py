@@ -14,7 +14,7 @@ def attention_overlays(p2p, plan: EditPlan, source: np.ndarray, target: np.ndarr
 
     Maps are normalised per word.
     """
-    from likeness.report.grid import make_grid
+    from likeness.report.grid import make_grid, stack
 
     overlays, sheets = {}, []
     for side, prompt, picture in ((0, plan.source_prompt, source), (1, plan.target_prompt, target)):
@@ -24,10 +24,7 @@ def attention_overlays(p2p, plan: EditPlan, source: np.ndarray, target: np.ndarr
         for number, (word, image) in enumerate(zip(words, shown, strict=True)):
             overlays[f"attention/{name}-{number:02d}-{slug(word)}.png"] = image
         sheets.append(make_grid([shown], [f"where the {name}'s words act"], words, cell=96))
-    width, height = max(s.width for s in sheets), sum(s.height for s in sheets)
-    overlays["attention.png"] = Image.new("RGB", (width, height), "white")
-    for sheet, top in zip(sheets, (0, sheets[0].height), strict=True):
-        overlays["attention.png"].paste(sheet, (0, top))
+    overlays["attention.png"] = stack(sheets)
     return overlays
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness import dreambooth, models
-from likeness.config import Model, PriorClass, Subject, Sweep, Train, slug
+from likeness.config import TEXT_ENCODER_TARGETS, Model, PriorClass, Subject, Sweep, Train, slug
 from likeness.dreambooth import storage
 from likeness.dreambooth.settings import PRECISIONS
 from likeness.errors import InputError
@@ -98,6 +98,9 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     for name in (*DRAWING, *CHOSEN_FROM):
         model.pop(name)
     model["mixed_precision"] = _precision(config)  # "auto" trains other weights on another device
+    method = asdict(config.method)
+    if tuple(method["lora_text_encoder_targets"]) == TEXT_ENCODER_TARGETS:  # what it was before it could be chosen
+        method.pop("lora_text_encoder_targets")
     prior = asdict(config.prior_class)
     if len(chosen) == 1:  # the subject's own class and that class by name are the same training
         prior.pop("own")
@@ -114,7 +117,7 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
         "prior_class": prior,
         "class_guidance_scale": config.model.guidance_scale,
         "model": model,
-        "method": asdict(config.method),
+        "method": method,
         "schedule": asdict(config.schedule),
     }
     if config.prior_class.folder:
@@ -123,9 +126,10 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     if models.locate(base)[0] != "hub":
         identity["weights"] = models.weights_id(base)
     who = "+".join(slug(s.name) for s in chosen)
+    each_its_own = len(chosen) > 1 and config.prior_class.own
     parts = (
         who,
-        slug(config.prior_class.name),
+        "own" if each_its_own else slug(config.prior_class.name),
         slug(config.method.name),
         slug(config.schedule.name),
         short_hash(identity),

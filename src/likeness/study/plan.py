@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -54,10 +55,17 @@ def plan_edit(sweep: Sweep) -> EditPlan:
 
 
 def _reweighted(edit: Edit, source: str, axes: dict[str, Any]) -> EditPlan:
+    from likeness.prompt_to_prompt.words import holds
+
     word = str(axes["word"])
-    if not phrase_pattern(word).search(source):
+    if not holds(source, word):
         raise InputError(
             f"the word to re-weight, {word!r}, is not in the source prompt {source!r}; choose one that is."
+        )
+    if edit.operator != "reweight":
+        raise InputError(
+            f"edit.operator={edit.operator} does nothing with edit={edit.name}, which re-weights a word. "
+            "Leave it out, or choose another edit and add +edit.weights.word=factor."
         )
     axes["weight"] = float(axes["weight"])
     weights = {**edit.weights, word: axes["weight"]}
@@ -91,8 +99,17 @@ def _check(plan: EditPlan, sweep: Sweep) -> None:
             f"source and target prompt are the same, {plan.source_prompt!r}: this edit changes nothing. "
             "Ask for something else than the source shows."
         )
-    for word, _ in plan.weights:
-        if not phrase_pattern(word).search(plan.target_prompt):
+    if plan.operator == "reweight" and plan.source_prompt != plan.target_prompt:
+        raise InputError(
+            f"edit.operator=reweight draws the source prompt with words re-weighted, not {plan.target_prompt!r}. Use "
+            "edit.operator=replace or edit.operator=refine, with +edit.weights.word=factor on top."
+        )
+    from likeness.prompt_to_prompt.words import holds
+
+    for word, weight in plan.weights:
+        if not math.isfinite(weight):
+            raise InputError(f"the weight of {word!r} is {weight}; give a finite number, for example 2 or -1.")
+        if not holds(plan.target_prompt, word):
             raise InputError(
                 f"edit.weights: {word!r} is not in the target prompt {plan.target_prompt!r}; choose a word that is."
             )
