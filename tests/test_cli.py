@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("schedule.num_train_steps=2", "prior_class.num_class_images=2", "sampler.num_inference_steps=5")
@@ -129,7 +130,6 @@ def test_the_same_command_again_draws_nothing_and_a_redraw_gives_the_same_bits(s
 
 
 def test_a_record_redraws_its_pictures_or_says_what_differs(swept):
-    from PIL import Image
 
     from likeness.replay import replay
 
@@ -172,8 +172,6 @@ def test_prompt_to_prompts_errors_are_one_line(swept):
     words = 'source_prompt="photo of tuki justin bieber"', 'target_prompt="drawing of tuki justin bieber on a beach"'
     shown = run("sweep.py", "edit=custom", *words, "edit.operator=replace", *common, ok=False)
     assert "same number of words" in shown and "refine" in shown and "Traceback" not in shown
-    shown = run("sweep.py", "edit=reweight", "word=cake", *common, ok=False)
-    assert "'cake'" in shown and "Traceback" not in shown
 
 
 def test_stable_diffusion_from_a_local_folder_trains_the_same_way(tiny_sd, tmp_path):
