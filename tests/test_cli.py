@@ -52,6 +52,7 @@ def test_a_default_output_folder_that_cannot_be_written_is_one_line(tmp_path):
         assert shown.count("\n") == 1 and "cannot write into out=outputs" in shown, shown
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_one_line_and_the_exit_code(swept):
     out, common, _, _ = swept
     runs = out / "full"
@@ -119,6 +120,7 @@ def test_the_three_arms_start_from_one_noise_and_p2p_keeps_more_of_the_source(sw
     assert sum(kept["with"]) < sum(kept["without"]) and min(kept["without"]) > 0
 
 
+@pytest.mark.slow
 def test_the_same_command_again_draws_nothing_and_a_redraw_gives_the_same_bits(swept):
     out, common, _, _ = swept
     cell = next((out / "cells").glob("*watercolor*"))
@@ -174,6 +176,7 @@ def test_prompt_to_prompts_errors_are_one_line(swept):
     assert "same number of words" in shown and "refine" in shown and "Traceback" not in shown
 
 
+@pytest.mark.slow
 def test_stable_diffusion_from_a_local_folder_trains_the_same_way(tiny_sd, tmp_path):
     model = ("model=sd15", f"model.source={tiny_sd}", "model.resolution=64", f"out={tmp_path}", "method=lora")
     run("train.py", "subject=tuki", *model, *TRAIN, "logger=none")
