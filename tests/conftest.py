@@ -31,14 +31,25 @@ def tiny_sd(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_pipe(tiny_sd):
-    """A freshly loaded tiny pipeline, progress bar off."""
+def load_tiny(folder: Path):
+    """Load the tiny pipeline, progress bar off."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def tiny_pipe(tiny_sd):
+    """A tiny pipeline of the test's own, which it may change."""
+    return load_tiny(tiny_sd)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_sd):
+    """A tiny pipeline that the tests of a module share; they leave it as it was."""
+    return load_tiny(tiny_sd)
 
 
 @pytest.fixture(autouse=True)

@@ -29,6 +29,20 @@ def folder(tmp_path):
     return shutil.copytree(tiny.root() / "model", tmp_path / "model")
 
 
+@pytest.fixture
+def asked(folder, monkeypatch, tmp_path):
+    """What the hub was asked for; its cache is empty, and every download is the folder."""
+    found = {}
+
+    def download(source, **options):
+        found.update(options, source=source)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path / "cache"))
@@ -88,15 +102,7 @@ def test_a_folder_that_is_no_model_or_lacks_a_part(folder, tmp_path):
         check_available(tiny.source(folder))
 
 
-def test_a_hub_model_that_is_not_cached_is_downloaded_for_its_identity(folder, monkeypatch, tmp_path):
-    asked = {}
-
-    def download(source, **options):
-        asked.update(options, source=source)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+def test_a_hub_model_that_is_not_cached_is_downloaded_for_its_identity(folder, asked, monkeypatch):
     with pytest.raises(InputError, match="not in the local cache"):
         weights_id(ModelSource("sd15", SD15))
     assert not asked, "offline nothing is asked for"
@@ -176,15 +182,7 @@ def test_a_single_file_is_what_it_is_read_against(folder, tmp_path):
     assert len(set(seen)) == 5
 
 
-def test_a_single_file_without_configuration_is_known_by_that_of_stable_diffusion(folder, tmp_path, monkeypatch):
-    asked = {}
-
-    def download(source, **options):
-        asked.update(options, source=source)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+def test_a_single_file_without_configuration_is_known_by_that_of_stable_diffusion(folder, asked, monkeypatch):
     one = ModelSource("one", str(folder / "unet" / "diffusion_pytorch_model.safetensors"))
     with pytest.raises(InputError, match="not in the local cache"):
         weights_id(one)

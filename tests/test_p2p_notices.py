@@ -15,15 +15,6 @@ from likeness.prompt_to_prompt import (
 from likeness.prompt_to_prompt.checks import mask_notices
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_sd):
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def test_a_second_context_on_the_same_pipeline_is_refused(pipe):
     before = dict(pipe.unet.attn_processors)
     with prompt_to_prompt(pipe, SOURCE, [Replace(TARGET)]) as p2p:

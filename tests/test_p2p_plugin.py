@@ -10,15 +10,6 @@ from likeness.prompt_to_prompt.edits import compile_edit, edited_maps
 from likeness.prompt_to_prompt.processor import split_heads
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_sd):
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def test_an_identity_edit_is_plain_sampling_and_an_edit_is_not(pipe):
     start = noise(0)
     (source, same, other), _ = draw(pipe, [Replace(SOURCE), Replace(TARGET)], start)

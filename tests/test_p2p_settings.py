@@ -14,15 +14,6 @@ from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, pro
 from likeness.prompt_to_prompt.layers import attention_layers, pixels
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_sd):
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def test_a_limit_on_self_attention_is_an_option(pipe):
     """8x8 latents, maps of 8, 4 and 2: the default is 4; 1 leaves nothing to inject, 8 takes every layer."""
     start, edit = noise(3), Replace(TARGET, self_replace_steps=1.0)
