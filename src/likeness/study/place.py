@@ -82,7 +82,8 @@ DRAWING = (
     "dtype", "local_files_only",
 )  # fmt: skip
 CHOSEN_FROM = (
-    "num_train_steps", "learning_rate", "text_encoder_learning_rate", "class_prompts", "train_text_encoder",
+    "num_train_steps", "learning_rate", "text_encoder_learning_rate", "lr_scheduler", "class_prompts",
+    "train_text_encoder",
 )  # fmt: skip
 
 
