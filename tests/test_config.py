@@ -268,6 +268,9 @@ def test_one_subject_is_no_list_of_several():
         ("method.lora_text_encoder_targets=[q_proj]", "does nothing with method=full"),
         ("method=lora model.train_text_encoder=0 method.lora_text_encoder_targets=[q_proj]", "that is not trained"),
         ("method=lora method.train_text_encoder=false", "use method.lora_text_encoder"),
+        ("method=lora method.unet_layers=crossattn", "does nothing with method=lora; use method.lora_targets"),
+        ("method=lora method.text_encoder_layers=identifier", "does nothing with method=lora"),
+        ("model.train_text_encoder=0 method.text_encoder_layers=identifier", "that is not trained"),
         ("method.train_text_encoder=false schedule.text_encoder_learning_rate=1e-5", "that is not trained"),
         ("prior_class=none prior_class.num_class_images=20", "such as prior_class=none; leave it out"),
         ("prior_class=none model.num_class_images=20", "such as prior_class=none; leave it out"),
@@ -297,6 +300,7 @@ def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
     [
         "subjects=[bnh,tuki] schedule=quick", "subject=bnh subject.photos=/me", "method=lora method.lora_rank=4",
         "method=lora method.lora_text_encoder_targets=[q_proj]",
+        "method.unet_layers=crossattn_kv method.text_encoder_layers=identifier",
         "schedule.text_encoder_learning_rate=1e-5", "model=sd15 model.revision=main", "schedule.crops=-1",
         "prior_class.own=false prior_class.class_word=man", "sample_every=0 schedule=find sample_prompts=[x]",
     ],

@@ -130,7 +130,7 @@ def test_the_optimizer_is_the_one_asked_for():
         adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-6, adam_weight_decay=0.1, learning_rate=2e-3,
         train_text_encoder=True, text_encoder_learning_rate=3e-3,
     )  # fmt: skip
-    optimizer = prepare(pipe, settings, torch.device("cpu"), torch.float32).optimizer
+    optimizer = prepare(pipe, settings, [], torch.device("cpu"), torch.float32).optimizer
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 3e-3]
     for group in optimizer.param_groups:

@@ -25,8 +25,7 @@ LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
 
 def slug(text: Any) -> str:
     """Return a short name safe in paths: lower-case ASCII words joined by underscores, at most 48 characters."""
-    words = re.findall(r"[a-z0-9.+-]+", str(text).lower())
-    return "_".join(words).strip("._")[:48] or "x"
+    return "_".join(re.findall(r"[a-z0-9.+-]+", str(text).lower())).strip("._")[:48] or "x"
 
 
 def _prompts() -> dict[str, str]:
@@ -97,6 +96,8 @@ class Model:
 class Method:
     name: str = MISSING
     train_text_encoder: Any = 0.0  # true, false, or the share of the steps after which it is frozen
+    unet_layers: str = "all"  # what method=full trains: all, crossattn, crossattn_kv
+    text_encoder_layers: str = "all"  # all, or the embeddings of the identifier alone
     gradient_checkpointing: bool = False
     compile: bool = False
     use_8bit_adam: bool = False

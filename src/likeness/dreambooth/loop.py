@@ -94,7 +94,8 @@ def build(run: Run, pipe, model_id: str, class_root: Path) -> Loop:
     check_pipeline(pipe, run)
     class_files = prepare_class_files(run, pipe, model_id, class_root)
     noise_scheduler = training_scheduler(pipe)
-    trainable = prepare(pipe, settings, processes.device, getattr(torch, PRECISION[settings.mixed_precision]))
+    dtype = getattr(torch, PRECISION[settings.mixed_precision])
+    trainable = prepare(pipe, settings, run.concepts, processes.device, dtype)
     batches = prepare_batches(run, pipe, class_files, model_id, class_root)
     validation = Validation(batches, run.concepts, noise_scheduler, processes.autocast)
     scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.mixed_precision == "fp16")
@@ -292,6 +293,7 @@ class Loop:
             step = self.ladder.climb(run.choose_step, rows)
             values = rows[step]
         with evaluating(self.pipe, self.trainable):
+            self.trainable.settle()
             finetuned.save_finetuned(self.pipe, self.settings, run.out)
         write_card(run, rows.get(0, {}), values, step)
         about = {

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 METHODS = ("full", "lora")
+UNET_LAYERS = ("all", "crossattn", "crossattn_kv")
+TEXT_ENCODER_LAYERS = ("all", "identifier")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
 POLYNOMIAL_END = 1e-7  # learning rate at which lr_scheduler=polynomial ends, diffusers' lr_end
 PRECISIONS = ("no", "bf16", "fp16")
@@ -38,8 +40,11 @@ BYSTANDERS = frozenset(_BYSTANDERS.split())
 class TrainSettings:
     """Everything about a run but model and subject. Defaults suit Stable Diffusion 1.5 and a face.
 
-    `train_text_encoder` and, with LoRA, `lora_text_encoder` may be True, False or the fraction of the steps
-    after which the text encoder is frozen. `crops`: 0 centre, K > 0 seeded crops per photo (cached), -1 a
+    `unet_layers` and `text_encoder_layers` say what `method=full` trains. "crossattn": cross attention alone, and
+    "crossattn_kv" its keys and values alone (Custom Diffusion, Kumari et al. 2023, sec. 3.1); "identifier": the
+    embeddings of the identifiers' tokens alone (textual inversion, Gal et al. 2022), so that every other word
+    keeps its meaning. `train_text_encoder` and, with LoRA, `lora_text_encoder` may be True, False or the fraction
+    of the steps after which the text encoder is frozen. `crops`: 0 centre, K > 0 seeded crops per photo (cached), -1 a
     fresh crop at every step. `*_every` of 0 means never; None for `resolution` means the model's own.
     `ladder` of N keeps the weights at N even steps and finishes with those that `choose_step` names.
     """
@@ -49,6 +54,8 @@ class TrainSettings:
     learning_rate: float = 1e-6
     text_encoder_learning_rate: float | None = None
     train_text_encoder: bool | float = False
+    unet_layers: str = "all"
+    text_encoder_layers: str = "all"
     train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
     lr_scheduler: str = "constant"
@@ -115,8 +122,10 @@ class TrainSettings:
         return tuple(round(k * self.num_train_steps / self.ladder) for k in range(1, self.ladder + 1))
 
     def deciding(self) -> dict[str, Any]:
-        """Return the values that decide the trained weights, ready for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in BYSTANDERS}
+        """Return the values that decide the trained weights, ready for JSON; layers where they are chosen."""
+        unsaid = {k for k in ("unet_layers", "text_encoder_layers") if getattr(self, k) == "all"}
+        kept = {k: v for k, v in vars(self).items() if k not in BYSTANDERS | unsaid}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
 @dataclass(frozen=True)
@@ -250,7 +259,13 @@ def _check_concept(concept: Concept) -> None:
 
 
 def _check_settings(s: TrainSettings) -> None:
-    choices = (("method", METHODS), ("lr_scheduler", LR_SCHEDULERS), ("mixed_precision", PRECISIONS))
+    choices = (
+        ("method", METHODS),
+        ("unet_layers", UNET_LAYERS),
+        ("text_encoder_layers", TEXT_ENCODER_LAYERS),
+        ("lr_scheduler", LR_SCHEDULERS),
+        ("mixed_precision", PRECISIONS),
+    )
     for name, allowed in choices:
         if getattr(s, name) not in allowed:
             raise InputError(f"{name}={getattr(s, name)!r} is unknown; choose one of {', '.join(allowed)}.")
@@ -299,6 +314,11 @@ def _check_settings(s: TrainSettings) -> None:
     if getattr(s, idle):
         other = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
         raise InputError(f"{idle} does nothing with method={s.method}; use {other}.")
+    for name in ("unet_layers", "text_encoder_layers"):
+        if s.method == "lora" and getattr(s, name) != "all":
+            raise InputError(f"{name}={getattr(s, name)} does nothing with method=lora; choose lora_targets instead.")
+    if s.text_encoder_layers != "all" and not s.train_text_encoder:
+        raise InputError(f"text_encoder_layers={s.text_encoder_layers} needs train_text_encoder=true.")
     asked = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
     if getattr(s, asked) and not s.text_encoder_steps:
         raise InputError(

@@ -1,14 +1,17 @@
-"""What is trained: UNet or text encoder, whole or through LoRA adapters; its optimizer and its average."""
+"""What is trained: UNet and text encoder, whole, in part or by LoRA adapters; its optimizer and its average."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from likeness.dreambooth.settings import TrainSettings
+from likeness.dreambooth.settings import Concept, TrainSettings
 from likeness.errors import InputError
+
+CROSS_ATTENTION = {"crossattn": (".attn2.",), "crossattn_kv": (".attn2.to_k.", ".attn2.to_v.")}  # diffusers' names
 
 
 @dataclass
@@ -20,6 +23,7 @@ class Trainable:
     base_rates: list[float]
     ema: list[Tensor] | None = None
     frozen: set[str] = field(default_factory=set)
+    settle: Callable[[], None] = lambda: None  # puts trained weights where a saved model has them
 
     def named(self) -> dict[str, nn.Parameter]:
         """Return every trained parameter by "part.name"."""
@@ -64,13 +68,22 @@ class Trainable:
             average.copy_(kept)
 
 
-def prepare(pipe, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> Trainable:
-    """Freeze what is not trained in `dtype`, put trained weights in float32, and build the optimizer."""
+def prepare(
+    pipe, settings: TrainSettings, concepts: Sequence[Concept], device: torch.device, dtype: torch.dtype
+) -> Trainable:
+    """Freeze what is not trained in `dtype`, put trained weights in float32, and build the optimizer.
+
+    InputError where an identifier's tokens cannot be trained alone, or LoRA targets name nothing.
+    """
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
     parts = {"unet": _choose(pipe.unet, settings, settings.lora_targets, device, dtype, 0)}
     _move(pipe.text_encoder, device, dtype)
-    if settings.text_encoder_steps:
+    rows = None
+    if settings.text_encoder_steps and settings.text_encoder_layers == "identifier":
+        rows = IdentifierRows(pipe.text_encoder, identifier_tokens(pipe.tokenizer, concepts))
+        parts["text_encoder"] = {"identifier": rows.rows}
+    elif settings.text_encoder_steps:
         targets = settings.lora_text_encoder_targets
         parts["text_encoder"] = _choose(pipe.text_encoder, settings, targets, device, dtype, 1)
     if settings.gradient_checkpointing:
@@ -83,9 +96,49 @@ def prepare(pipe, settings: TrainSettings, device: torch.device, dtype: torch.dt
         rates["text_encoder"] = settings.learning_rate if rate is None else rate
     groups = [{"params": list(params.values()), "lr": rates[part]} for part, params in parts.items()]
     trainable = Trainable(parts, _optimizer(groups, settings, device), [group["lr"] for group in groups])
+    if rows is not None:
+        trainable.settle = rows.settle
     if settings.ema_decay is not None:
         trainable.ema = [p.detach().clone() for p in trainable.parameters()]
     return trainable
+
+
+def identifier_tokens(tokenizer, concepts: Sequence[Concept]) -> list[int]:
+    """Return the tokens that the identifiers are made of, sorted; InputError where a class word has one of them."""
+    own: set[int] = set()
+    for concept in concepts:
+        tokens = tokenizer(concept.identifier, add_special_tokens=False).input_ids
+        shared = set(tokens) & set(tokenizer(concept.class_word, add_special_tokens=False).input_ids)
+        if shared:
+            written = ", ".join(repr(t) for t in tokenizer.convert_ids_to_tokens(sorted(shared)))
+            raise InputError(
+                f"text_encoder_layers=identifier would train {written}, which {concept.identifier!r} shares with its "
+                f"class word {concept.class_word!r}; choose another identifier, or text_encoder_layers=all."
+            )
+        own |= set(tokens)
+    return sorted(own)
+
+
+class IdentifierRows:
+    """Trained copies of some rows of a text encoder's table of tokens, looked up in their place."""
+
+    def __init__(self, text_encoder: nn.Module, tokens: Sequence[int]) -> None:
+        table = text_encoder.get_input_embeddings()
+        self.table, self.tokens = table, torch.tensor(tokens, device=table.weight.device)
+        self.rows = nn.Parameter(table.weight.detach()[self.tokens].float())
+        self.place = torch.full((table.num_embeddings,), -1, device=table.weight.device)  # token -> row, or -1
+        self.place[self.tokens] = torch.arange(len(tokens), device=table.weight.device)
+        table.register_forward_hook(self._look_up)
+
+    def _look_up(self, table: nn.Module, args: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        row = self.place[args[0]]
+        own = self.rows.to(found.dtype)[row.clamp(min=0)]
+        return torch.where((row >= 0).unsqueeze(-1), own, found)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write the rows into the table, where a saved model has them."""
+        self.table.weight[self.tokens] = self.rows.to(self.table.weight.dtype)
 
 
 def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
@@ -122,7 +175,9 @@ def _choose(
         _add_adapter(module, settings, targets, salt)
     else:
         _move(module, device, torch.float32)
-        module.requires_grad_(True)
+        trained = CROSS_ATTENTION.get(settings.unet_layers) if salt == 0 else None
+        for name, p in module.named_parameters():
+            p.requires_grad_(trained is None or any(part in name for part in trained))
     chosen = {name: p for name, p in module.named_parameters() if p.requires_grad}
     for p in chosen.values():
         p.data = p.data.float()

@@ -67,6 +67,18 @@ IDLE = (
     ),
     Idle(("method.train_text_encoder",), _lora, "method=lora", "use method.lora_text_encoder"),
     Idle(
+        ("method.unet_layers", "method.text_encoder_layers"),
+        _lora,
+        "method=lora",
+        "use method.lora_targets or method.lora_text_encoder_targets",
+    ),
+    Idle(
+        ("method.text_encoder_layers",),
+        _text_encoder_is_frozen,
+        "a text encoder that is not trained",
+        "leave it out, or train it with model.train_text_encoder=true",
+    ),
+    Idle(
         ("schedule.text_encoder_learning_rate",),
         _text_encoder_is_frozen,
         "a text encoder that is not trained",

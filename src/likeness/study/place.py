@@ -102,6 +102,9 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     method = asdict(config.method)
     if tuple(method["lora_text_encoder_targets"]) == TEXT_ENCODER_TARGETS:  # what it was before it could be chosen
         method.pop("lora_text_encoder_targets")
+    for name in ("unet_layers", "text_encoder_layers"):
+        if method[name] == "all":  # likewise
+            method.pop(name)
     prior = asdict(config.prior_class)
     if len(chosen) == 1:  # the subject's own class and that class by name are the same training
         prior.pop("own")

@@ -141,7 +141,7 @@ class Uncached:
         self.ids = tokenize(pipe.tokenizer, list(PROMPTS)).repeat_interleave(case.batch, 0)
         self.dtype = getattr(torch, PRECISION[case.precision])
         settings = replace(case.settings(), compile=False)
-        self.parameters = prepare(pipe, settings, self.device, self.dtype).parameters()
+        self.parameters = prepare(pipe, settings, [], self.device, self.dtype).parameters()
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
         self.noise_scheduler = training_scheduler(pipe)
         self.unet = torch.compile(pipe.unet) if case.compile else pipe.unet
