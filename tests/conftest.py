@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from golden_unet import random_unet
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,6 +28,7 @@ def tiny_sd(tmp_path_factory) -> Path:
     token_ids = weights.pop("token_ids")
     table = torch.zeros(49408, weights[name].shape[1])
     table[token_ids] = weights[name]
+    random_unet("unet_3_levels").save_pretrained(folder / "unet")
     save_file(weights | {name: table}, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -272,7 +272,7 @@ def together(tmp_path_factory):
 
 def assert_ends_as(together: Path, out: Path) -> int:
     """Start two processes again, hold what they end with against the uninterrupted run; return where they went on."""
-    with out.with_name("again.txt").open("w") as said:
+    with out.with_name("again.txt").open("a") as said:  # appended to by both processes, so that neither overwrites
         assert _two_processes(out, TOGETHER, said).wait(1500) == 0
     for part in ("unet", "text_encoder"):
         assert tiny.same(tiny.weights(together, part), tiny.weights(out, part)), part

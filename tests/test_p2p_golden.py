@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_unet import need_the_same_weights, random_unet
 from transformers import CLIPTokenizer
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
@@ -23,6 +24,7 @@ SEQ, SEQ_ARRAYS = json.loads((GOLDEN / "seq.json").read_text()), np.load(GOLDEN 
 CTRL, CTRL_ARRAYS = json.loads((GOLDEN / "ctrl.json").read_text()), np.load(GOLDEN / "ctrl.npz")
 BLEND_ARRAYS = np.load(GOLDEN / "blend.npz")
 LB, LB_ARRAYS = json.loads((GOLDEN / "lb.json").read_text()), np.load(GOLDEN / "lb.npz")
+E2E, E2E_ARRAYS = json.loads((GOLDEN / "e2e.json").read_text()), np.load(GOLDEN / "e2e.npz")
 BEHAVIOUR = {"stable": "reference_stable", "null": "reference_null"}
 
 
@@ -183,28 +185,41 @@ def test_local_blend_alone(case, tokenizer):
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
-@by_id(LB["cases"])
-def test_whole_sampling_with_local_blend(case, tiny_pipe):
+def sampled(pipe, case, noise, expected, **options):
+    """Draw a case, hold its latents after the first and the last step against the golden ones, return the context."""
     trace = []
 
     def keep(pipe, step, timestep, given):
         trace.append(given["latents"].clone())
         return {}
 
-    blend = blend_of(case["local_blend"]["words"], case["local_blend"])
-    noise = torch.from_numpy(LB_ARRAYS["x_T"])
     with prompt_to_prompt(
-        tiny_pipe, case["prompts"][0], edits_of(case), behaviour=BEHAVIOUR[case["flavour"]], local_blend=blend,
-        callback_on_step_end=keep,
+        pipe, case["prompts"][0], edits_of(case), behaviour=BEHAVIOUR[case["flavour"]],
+        callback_on_step_end=keep, **options,
     ) as p2p:  # fmt: skip
-        tiny_pipe(
+        pipe(
             **p2p.inputs, latents=p2p.latents(noise), num_inference_steps=case["num_inference_steps"],
             guidance_scale=case["guidance_scale"], output_type="latent",
         )  # fmt: skip
-    expected = torch.from_numpy(LB_ARRAYS[case["key"]])
-    ours = torch.stack(trace)
-    torch.testing.assert_close(ours[0], expected[0], atol=2e-4, rtol=0)
-    torch.testing.assert_close(ours[-1], expected[-1], atol=1e-3, rtol=0)
+    torch.testing.assert_close(trace[0], torch.from_numpy(expected[0]), atol=2e-4, rtol=0)
+    torch.testing.assert_close(trace[-1], torch.from_numpy(expected[-1]), atol=1e-3, rtol=0)
+    return p2p
+
+
+@by_id([case for case in E2E["cases"] if case["kind"] != "none"])
+def test_whole_sampling(case, tiny_pipe):
+    """A UNet of four levels, as Stable Diffusion 1.x has: 32 attention calls a step, maps of 1024 to 16 queries."""
+    tiny_pipe.unet = random_unet("unet_4_levels")
+    need_the_same_weights("unet_4_levels", tiny_pipe.unet)
+    sampled(tiny_pipe, case, torch.from_numpy(E2E_ARRAYS["x_T"]), E2E_ARRAYS[case["key"]])
+    assert tiny_pipe.scheduler.timesteps.tolist() == case["timesteps"]
+
+
+@by_id(LB["cases"])
+def test_whole_sampling_with_local_blend(case, tiny_pipe):
+    need_the_same_weights("unet_3_levels", tiny_pipe.unet)
+    blend = blend_of(case["local_blend"]["words"], case["local_blend"])
+    p2p = sampled(tiny_pipe, case, torch.from_numpy(LB_ARRAYS["x_T"]), LB_ARRAYS[case["key"]], local_blend=blend)
     masks = np.unpackbits(LB_ARRAYS[case["mask_key"]])[: np.prod(case["mask_shape"])].reshape(case["mask_shape"])
     got = torch.stack([mask[:, 0] for mask in p2p.masks.control.masks])
     np.testing.assert_array_equal(got.numpy(), masks.astype(bool))

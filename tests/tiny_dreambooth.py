@@ -221,10 +221,11 @@ def main(root: Path, out: Path, changes: dict) -> None:
             out,
             class_root=out.parent / f"{out.name}-class",
             device="cpu",
-            on_event=lambda event: print(event.kind, event.step, flush=True),
+            on_event=lambda event: sys.stdout.write(f"{event.kind} {event.step}\n"),
             choose_step=lambda rows: 2,
         )
-    print("resumed", result.resumed_from, "notices", result.notices, flush=True)
+    sys.stdout.write(f"\nresumed {result.resumed_from} notices {result.notices}\n")  # whole, beside another process
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
