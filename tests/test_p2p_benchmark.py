@@ -90,5 +90,6 @@ def test_the_command_writes_its_figures(world, tmp_path):
         ["--pipeline", str(world / "pipeline"), "--pairs", "2", "--steps", "2", "--threads", "1", "--json", str(out)]
     )
     report = json.loads(out.read_text())
-    assert report["source + target"]["pairs"] == 2 and report["peak memory"]["ratio"] > 0
+    assert report["source + target"]["pairs"] == 2 and report["peak memory, source + target"]["ratio"] > 0
+    assert report["peak memory, with LocalBlend and Reweight"]["mb"]["edited"]["peak"] > 0
     assert report["floor"]["seconds"] > 0
