@@ -1,4 +1,4 @@
-"""Measure the embedded model and rewrite its card: python -m likeness.paperdoll.evaluate [--prompts 500].
+"""Measure the embedded model and rewrite its card: python -m likeness.paperdoll.evaluate.
 
 Everything is measured on pictures, prompts and seeds that pretraining never used. What is generated is judged by
 the judge, which shares nothing with any metric or loss.
@@ -36,7 +36,7 @@ PARTS = ("pipeline/model_index.json", "clip/config.json", "probe/config.json", "
 class Extent:
     """How much is measured: random prompts, fresh renderings, seeds of each repeated prompt; and how it is drawn."""
 
-    prompts: int = 128
+    prompts: int = 500
     pictures: int = 1024
     seeds: int = 32
     steps: int = 50
@@ -98,7 +98,7 @@ def evaluate(root: Path, extent: Extent, device: str = "cpu") -> dict[str, float
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="likeness.paperdoll.evaluate", description=__doc__.split("\n\n")[0])
     default = Extent()
-    parser.add_argument("--prompts", type=int, default=default.prompts, help="generated pictures; 500 on a GPU")
+    parser.add_argument("--prompts", type=int, default=default.prompts, help="generated pictures")
     parser.add_argument("--pictures", type=int, default=default.pictures, help="freshly drawn pictures")
     parser.add_argument("--seeds", type=int, default=default.seeds, help="pictures of each prompt drawn repeatedly")
     parser.add_argument("--steps", type=int, default=default.steps)
