@@ -23,7 +23,7 @@ from likeness.report.effects import effects, overall
 from likeness.report.metric_names import interval, number
 from likeness.report.notebook import fill_page, read_page, table_of
 from likeness.report.records import CellResult, measured_alike, read_cells
-from likeness.report.varying import varying
+from likeness.report.varying import EDITING, varying
 
 COMMAND = re.compile(r"^```\n(python (?:sweep\.py|-m likeness\.\S+).*)\n```$", re.MULTILINE)
 RUNS_FOLDER = "outputs/runs/"
@@ -100,7 +100,8 @@ def fill(experiment: Experiment, run_dir: Path) -> None:
     done, failed = read_cells(cells_of(run_dir) if run_dir.is_dir() else [])
     if not done:
         raise InputError(f"{experiment.folder.name}: no finished cell in {run_dir}; its page is left as it is.")
-    shown = _map(experiment, done) if varying(done) else _figure(experiment, done, run_dir)
+    swept = set(varying(done)) & set(EDITING)  # a map is of windows and thresholds, with or without other settings
+    shown = _map(experiment, done) if swept else _figure(experiment, done, run_dir)
     fill_page(experiment.page, [provenance(done, len(failed)), *shown])
     fill_result(experiment, done)
 
