@@ -13,7 +13,7 @@ from cells_on_disk import write_cell
 from PIL import Image, ImageFont
 
 from likeness.report.cards import outcome
-from likeness.report.commands import seed_command
+from likeness.report.commands import seed_commands
 from likeness.report.comparisons import cell_table
 from likeness.report.differences import MOST_ROWS, difference_plot
 from likeness.report.grid import line_height, make_grid, wrap
@@ -107,7 +107,7 @@ def test_what_a_user_typed_is_only_ever_text(cells, tmp_path):
 
 def test_every_picture_has_a_command_that_draws_it():
     command = shlex.join(["python", "sweep.py", "style=van gogh's", "seeds=[0,1]", "edit.weights={cake:2}"])
-    words = shlex.split(seed_command(command, 3))
+    words = shlex.split(seed_commands(command, [3])[0])
     assert words == ["python", "sweep.py", "style=van gogh's", "edit.weights={cake:2}", "seeds=[3]"]
 
 
@@ -221,14 +221,14 @@ def test_failed_and_foreign_folders_are_listed(cells, tmp_path, capsys):
     folders = [*cells, tmp_path / "broken", tmp_path / "foreign"]
     page = Page(write_report(folders, tmp_path / "report.html", "demo"))
     assert "CUDA out of memory" in page.text and "unreadable" in page.text
-    print_table(folders)
+    print_table(*read_cells(folders))
     shown = capsys.readouterr().out
     assert "tuki" in shown and "cake" in shown and "failed" in shown
 
 
 def test_the_terminal_shows_the_same_numbers_and_prompts_as_text(tmp_path, capsys):
     folders = [write_cell(tmp_path, "one", target="[/red] [bold]cake"), write_cell(tmp_path, "two", lpips=(0.3, 0.4))]
-    print_table(folders)
+    print_table(*read_cells(folders))
     shown = capsys.readouterr().out
     done, _ = read_cells(folders)
     assert "[/red] [bold]cake" in shown and interval("lpips", done[0].difference("lpips")) in shown
@@ -256,7 +256,7 @@ def test_cells_that_differ_in_a_window_are_told_apart(tmp_path, capsys):
     ]
     page = Page(write_report(folders, tmp_path / "report.html", "demo"))
     assert "tuki · local · cake, cross 0–0.4" in page.text and "cake, cross 0–0.8" in page.text and "why?" in page.text
-    print_table(folders)
+    print_table(*read_cells(folders))
     assert "cross 0–0.8" in capsys.readouterr().out
 
 

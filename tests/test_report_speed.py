@@ -8,6 +8,7 @@ from cells_on_disk import write_cell
 from PIL import Image
 
 from likeness.metrics import definitions, statistics
+from likeness.report import thumbnails
 from likeness.report.page import write_report
 from likeness.report.thumbnails import PAGE, seeds_shown
 from likeness.study.gather import gather
@@ -61,6 +62,18 @@ def test_a_report_takes_its_share_of_20_s_for_a_thousand_cells(tmp_path, monkeyp
     first = cpu_seconds(run)
     again = cpu_seconds(run)
     assert first < 25 * 0.02 + 1.5 and again < 0.75 * first  # thumbnails are remembered
+
+
+def test_pictures_that_cells_share_are_made_small_once(tmp_path, monkeypatch):
+    run = sweep_of(tmp_path, 2, monkeypatch, seeds=2)
+    for name in ("seed0000-source.png", "seed0001-source.png"):
+        (tmp_path / "cells/cell1/images" / name).write_bytes((tmp_path / "cells/cell0/images" / name).read_bytes())
+    made = []
+    monkeypatch.setattr(thumbnails.Thumbnails, "budget", lambda _: 0)  # the size is not tried on a sample
+    monkeypatch.setattr(thumbnails, "read", lambda file: made.append(file) or Image.open(file).convert("RGB"))
+    monkeypatch.setattr(thumbnails.os, "cpu_count", lambda: 1)
+    gather(run)
+    assert len(made) == 2 * 2 * 3 - 2
 
 
 @pytest.mark.slow

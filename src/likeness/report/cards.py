@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from likeness.metrics.statistics import holm
-from likeness.report.commands import replay_command, seed_command
+from likeness.report.commands import replay_command, seed_commands
 from likeness.report.comparisons import judged
 from likeness.report.metric_names import STRUCTURE, interval, named, number
 from likeness.report.records import CellResult
@@ -110,13 +110,15 @@ def seeds(cell: CellResult, picture: Callable[..., Picture], most: int) -> list[
     for row in cell.rows:
         by_seed.setdefault(int(row["seed"]), {})[row["arm"]] = row
     found = []
-    for seed, rows in list(by_seed.items())[:most]:
+    shown = list(by_seed.items())[:most]
+    commands = seed_commands(cell.record["command"], [seed for seed, _ in shown])
+    for (seed, rows), command in zip(shown, commands, strict=True):
         arms = {
             arm: picture(rows[arm]["image"], f"{arm}, seed {seed}", "" if arm == "source" else outcome(rows[arm]))
             for arm in ARMS
             if arm in rows
         }
-        found.append(Seed(seed, arms, seed_command(cell.record["command"], seed)))
+        found.append(Seed(seed, arms, command))
     return found
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def seed_command(command: str, seed: int) -> str:
-    """Return the command of a cell with its seeds replaced by one: what draws this seed's three pictures."""
-    one = f"seeds=[{seed}]"
+def seed_commands(command: str, seeds: Iterable[int]) -> list[str]:
+    """Return the command of a cell with its seeds replaced by each one: what draws this seed's three pictures."""
     try:
         words = shlex.split(command)
     except ValueError:  # not written by us: no page fails because of it
-        return f"{command} {shlex.quote(one)}"
-    return shlex.join([*(word for word in words if not word.lstrip("+").startswith("seeds=")), one])
+        kept = command
+    else:
+        kept = shlex.join(word for word in words if not word.lstrip("+").startswith("seeds="))
+    return [f"{kept} {shlex.quote(f'seeds=[{seed}]')}" for seed in seeds]
 
 
 def replay_command(folder: Path) -> str:

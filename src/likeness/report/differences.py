@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from likeness.report.metric_names import interval, verdict
-from likeness.report.records import CellResult, direction_of, pooled, values
+from likeness.report.records import CellResult, direction_of, pairs, pooled
 
 MOST_ROWS = 40  # more cells than this are pooled by subject and edit
 MOST_DOTS = 60  # pairs; more than this would be a bar
@@ -79,6 +79,5 @@ def _pairs(members: Sequence[CellResult], metric: str) -> tuple[dict[str, Any] |
     members = [cell for cell in members if cell.compares]
     found = pooled(members, metric) if len(members) > 1 else None
     entry = found["difference"] if found else members[0].difference(metric) if members else None
-    both = zip(values(members, metric, "with"), values(members, metric, "without"), strict=True)
-    dots = [a - b for a, b in both if a is not None and b is not None]
+    dots = [a - b for a, b, _ in pairs(members, metric)]
     return entry, dots if len(dots) <= MOST_DOTS else []

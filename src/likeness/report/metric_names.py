@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from likeness.metrics.definitions import base_name, region_of
 from likeness.metrics.statistics import decided
 
@@ -35,6 +37,7 @@ KEPT = (*DISTANCES, STRUCTURE)  # the first that was measured decides whether st
 SHARES, COARSE, FINE = ("edit_success",), ("psnr", "head_shift_px"), DISTANCES
 
 
+@cache
 def named(metric: str, direction: str = "neutral") -> str:
     """Return a metric's name for people, with an arrow to where it is better."""
     base, place = base_name(metric), region_of(metric)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
+from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -54,13 +55,17 @@ class Group:
 
 
 def write_report(cells: Iterable[Path], out: Path, title: str, size: int = PAGE) -> Path:
-    """Write the page over cell folders to `out` and return it; it refers to originals beside it by relative links.
+    """Read cell folders and write the page over them; see `write_page`."""
+    return write_page(*read_cells(cells), out, title, size)
+
+
+def write_page(done: Sequence[CellResult], failed: Sequence[Failed], out: Path, title: str, size: int = PAGE) -> Path:
+    """Write the page over cells to `out` and return it; it refers to originals beside it by relative links.
 
     Thumbnails and the seeds shown of each cell are chosen so that it stays below `size` bytes. Where cells sweep
     windows or thresholds, the map of these settings is on the page and beside it, as map.svg; trainings that were
     swept with them are on the same map.
     """
-    done, failed = read_cells(cells)
     done = told_apart(done)
     thumbnails, most = Thumbnails(size), seeds_shown(len(done), size)
     cards = [make_card(cell, at, out.parent, thumbnails, most) for at, cell in enumerate(done)]
@@ -215,6 +220,7 @@ def index_entry(card: Card) -> dict[str, Any]:
     return {**card.facets, "seeds": [str(seed.seed) for seed in card.seeds], "text": text}
 
 
+@cache  # many cells of a sweep ask for the same
 def highlighted(source: str, target: str) -> tuple[str, str]:
     """Return both prompts as HTML, what was taken out and what was put in marked."""
     a, b = source.split(), target.split()

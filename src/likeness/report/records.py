@@ -182,14 +182,12 @@ def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, 
     """
     found = []
     for cell in (cell for cell in cells if cell.compares):
-        arms: dict[str, dict[str, float | None]] = {"with": {}, "without": {}}
-        for row in cell.rows:
-            if row["arm"] in arms:
-                arms[row["arm"]][row["seed"]] = _number(row.get(metric))
-        for seed, value in arms["with"].items():
-            other = arms["without"].get(seed)
+        drawn = {arm: {row["seed"]: row for row in cell.rows if row["arm"] == arm} for arm in ("with", "without")}
+        source = source_of(cell)
+        for seed, row in drawn["with"].items():
+            value, other = _number(row.get(metric)), _number(drawn["without"].get(seed, {}).get(metric))
             if value is not None and other is not None:
-                found.append((value, other, (*source_of(cell), seed)))
+                found.append((value, other, (*source, seed)))
     return found
 
 

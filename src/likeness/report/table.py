@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from likeness.report.metric_names import interval
-from likeness.report.records import CellResult, count_pairs, count_sources, measured_alike, pooled, read_cells
+from likeness.report.records import CellResult, Failed, count_pairs, count_sources, measured_alike, pooled
 from likeness.report.varying import told_apart
 
 SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
 NARROWEST = 140  # columns, where the output is no terminal
 
 
-def print_table(cells: Iterable[Path]) -> None:
+def print_table(done: Sequence[CellResult], failed: Sequence[Failed] = ()) -> None:
     """Print every cell's edit success and paired differences; failed cells get a line of their own."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    done, failed = read_cells(cells)
     table = Table(box=box.SIMPLE_HEAD, title="Prompt-to-Prompt minus re-prompting, same seeds", title_justify="left")
     for heading in ("subject", "edit", "asked", "n"):
         table.add_column(heading, no_wrap=heading != "asked")

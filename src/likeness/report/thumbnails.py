@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -57,8 +58,9 @@ class Thumbnails:
         return max(0, self.page - html) * 3 // 4
 
     def _encoded(self, size: tuple[int, int]) -> tuple[list[str], dict[tuple[Path, str], int]]:
+        made: dict[bytes, str] = {}
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            encoded = pool.map(lambda item: of_cell(*item, size), self.places.items())
+            encoded = pool.map(lambda item: of_cell(*item, size, made), self.places.items())
         distinct: dict[str, int] = {}
         indices = {}
         for folder, found in zip(self.places, encoded, strict=True):
@@ -69,6 +71,8 @@ class Thumbnails:
 
 def choose(places: dict[Path, list[str]], budget: int) -> tuple[int, int]:
     """Return the largest of SIZES at which all pictures together are expected to stay in a budget of bytes."""
+    if not budget:
+        return SIZES[-1]
     paths = [folder / name for folder, names in places.items() for name in names]
     sample = [picture for path in paths[:: len(paths) // SAMPLED + 1] if (picture := read(path)) is not None]
     for size in SIZES:
@@ -78,8 +82,11 @@ def choose(places: dict[Path, list[str]], budget: int) -> tuple[int, int]:
     return SIZES[-1]
 
 
-def of_cell(folder: Path, names: Sequence[str], size: tuple[int, int]) -> dict[str, str]:
-    """Return a cell's thumbnails by name, from its hidden file where the pictures are unchanged since."""
+def of_cell(folder: Path, names: Sequence[str], size: tuple[int, int], made: dict[bytes, str]) -> dict[str, str]:
+    """Return a cell's thumbnails by name, from its hidden file where the pictures are unchanged since.
+
+    `made` are those of this page by the hash of their file: the cells of a sweep share source pictures.
+    """
     remembered = folder / f".thumbnails-{size[0]}-{size[1]}.json"
     try:
         known = json.loads(remembered.read_text(encoding="utf-8"))
@@ -94,8 +101,8 @@ def of_cell(folder: Path, names: Sequence[str], size: tuple[int, int]) -> dict[s
         stamp = f"{status.st_size}-{status.st_mtime_ns}"
         if name in known and known[name][0] == stamp:
             found[name] = known[name]
-        elif (picture := read(folder / name)) is not None:
-            found[name] = [stamp, base64.b64encode(encode(picture, size)).decode()]
+        elif (text := thumbnail(folder / name, size, made)) is not None:
+            found[name] = [stamp, text]
     if any(known.get(name) != entry for name, entry in found.items()):
         with contextlib.suppress(OSError):  # a folder that cannot be written is read again next time
             part = remembered.with_suffix(f".{os.getpid()}.part")
@@ -104,10 +111,24 @@ def of_cell(folder: Path, names: Sequence[str], size: tuple[int, int]) -> dict[s
     return {name: text for name, (_, text) in found.items()}
 
 
-def read(path: Path) -> Image.Image | None:
+def thumbnail(path: Path, size: tuple[int, int], made: dict[bytes, str]) -> str | None:
+    """Return a picture's thumbnail as base64, None where it cannot be read; one in `made` is not made again."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    key = hashlib.sha256(content).digest()
+    if key not in made:
+        if (picture := read(io.BytesIO(content))) is None:
+            return None
+        made[key] = base64.b64encode(encode(picture, size)).decode()
+    return made[key]
+
+
+def read(file: Path | io.BytesIO) -> Image.Image | None:
     """Return a picture as RGB, None where it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             return picture.convert("RGB")
     except OSError:
         return None
@@ -119,7 +140,7 @@ def encode(picture: Image.Image, size: tuple[int, int]) -> bytes:
     scale = side / max(picture.size)
     if scale < 1:
         shape = tuple(max(1, round(v * scale)) for v in picture.size)
-        picture = picture.resize(shape, Image.LANCZOS, reducing_gap=2.0)
+        picture = picture.resize(shape, Image.HAMMING, reducing_gap=2.0)  # as good as slower ones before WebP's loss
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", quality=quality, method=2)
     return buffer.getvalue()

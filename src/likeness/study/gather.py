@@ -29,11 +29,11 @@ def gather(run_dir: Path, title: str | None = None) -> Path | None:
     done, failed = read_cells(folders)
     page = None
     if done:
-        from likeness.report.page import write_report
+        from likeness.report.page import write_page
         from likeness.report.table import print_table
 
-        print_table([cell.folder for cell in done])
-        page = write_report(folders, run_dir / "report.html", title or run_dir.name)
+        print_table(done)
+        page = write_page(done, failed, run_dir / "report.html", title or run_dir.name)
     for cell in listed(failed) if len(folders) > 1 else ():  # a single job says itself what went wrong
         print(f"failed: {cell.name}: {cell.error}")
     if silent := failures.silent(run_dir):
