@@ -89,6 +89,19 @@ def test_pictures_are_there_and_differ_by_arm(browser):
     assert {width for width, _ in sizes} == {flat(0, "source").width}
 
 
+def test_what_only_a_script_can_do_is_added_by_it_and_named(browser):
+    named = "return [...document.querySelectorAll(arguments[0])].map(e => e.getAttribute(arguments[1]))"
+    copies = browser.execute_script(named, "#cell-0 .copy", "aria-label")
+    assert copies == [
+        *(f"copy: draw seed {n} again" for n in range(4)),
+        "copy: the cell's command",
+        "copy: replay the record",
+    ]
+    sliders = browser.execute_script(named, "#cell-0 .slide input", "aria-label")
+    assert sliders == [f"seed {n}: without, source, with" for n in range(4)]
+    assert set(browser.execute_script(named, "#cell-0 .arm a", "title")) == {"open the original"}
+
+
 def test_the_slider_wipes_between_the_arms_and_follows_keys(browser):
     from selenium.webdriver.common.keys import Keys
 

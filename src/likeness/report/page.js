@@ -60,8 +60,11 @@
     all(".stops button", seed).forEach((stop) => stop.setAttribute("aria-pressed", stop.value === range.value));
   };
   for (const seed of all(".seed")) {
+    seed.querySelector("figcaption").before(document.getElementById("slide").content.cloneNode(true));
+    const range = seed.querySelector("input[type=range]");
+    range.setAttribute("aria-label", `seed ${seed.dataset.seed}: without, source, with`);
     slide(seed, 200);
-    seed.querySelector("input[type=range]").addEventListener("input", (event) => slide(seed, event.target.value));
+    range.addEventListener("input", (event) => slide(seed, event.target.value));
     all(".stops button", seed).forEach((stop) => stop.addEventListener("click", () => slide(seed, stop.value)));
   }
 
@@ -115,5 +118,11 @@
     }
     setTimeout(() => (button.textContent = "copy"), 1500);
   };
-  for (const button of all(".copy")) button.addEventListener("click", () => copy(button));
+  for (const command of all(".command")) {
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: "copy" });
+    button.setAttribute("aria-label", `copy: ${command.dataset.says}`);
+    button.addEventListener("click", () => copy(button));
+    command.append(button);
+  }
+  for (const link of all(".arm a")) link.title = "open the original";
 })();
