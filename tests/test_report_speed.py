@@ -51,9 +51,20 @@ def sweep_of(root, count, monkeypatch, side=128, seeds=4):
 
 
 def cpu_seconds(run):
+    """Return what gathering takes of all cores together; the wait is shorter, as thumbnails are made in parallel.
+
+    Others at work on the machine make these seconds longer too, if less than those of the clock.
+    """
     started = time.process_time()
     gather(run)
     return time.process_time() - started
+
+
+def forgotten(run):
+    """Return the run folder as before its first report: no cell of it remembers thumbnails."""
+    for remembered in (run.parent / "cells").glob("*/.thumbnails-*.json"):
+        remembered.unlink()
+    return run
 
 
 def test_a_report_takes_its_share_of_20_s_for_a_thousand_cells(tmp_path, monkeypatch):
@@ -99,6 +110,6 @@ def test_few_cells_show_all_their_seeds(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_thousand_cells(tmp_path, monkeypatch):
     run = sweep_of(tmp_path, 1000, monkeypatch)
-    assert cpu_seconds(run) < 25  # on both of two cores: thumbnails, the larger part, are made in parallel
-    assert cpu_seconds(run) < 10
+    assert min(cpu_seconds(forgotten(run)) for _ in range(2)) < 20
+    assert cpu_seconds(run) < 10  # thumbnails are remembered
     assert (run / "report.html").stat().st_size < 30e6
