@@ -14,6 +14,7 @@ from likeness.config import Subject
 from likeness.errors import InputError
 from likeness.report.grid import make_grid
 from likeness.report.records import CellResult, read_cells
+from likeness.report.varying import told_apart
 from likeness.study import place
 from likeness.study.cells import picture_file
 from likeness.study.gather import cells_of
@@ -27,6 +28,7 @@ def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Pa
     cells, _ = read_cells(cells_of(run_dir))
     if not cells:
         raise InputError(f"{run_dir} points at no finished cell: run sweep.py first.")
+    cells = told_apart(cells)
     seeds = min(seeds, *(len(cell.record["seeds"]) for cell in cells))
     columns = len(ARMS) * seeds
     rows, labels = [], []
