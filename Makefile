@@ -30,7 +30,7 @@ demo: $(STAMP) ## fine-tune tuki on the embedded model, edit it three ways, writ
 	@echo "Open outputs/demo/report.html and outputs/demo/overview.png"
 
 test: $(STAMP) ## the tests (under 5 minutes on 2 cores)
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(STAMP) ## every test, also the slow ones
 	$(RUN) -m pytest -m 'not gpu'
