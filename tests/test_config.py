@@ -243,7 +243,7 @@ def test_values_out_of_range_say_what_is_expected(override, message):
 
 
 def test_a_word_swap_holds_its_maps_as_long_as_suits_the_model():
-    assert sweep("edit=local").edit.cross_replace_steps == [0.0, 0.3]
+    assert sweep("edit=local").edit.cross_replace_steps == [0.0, 0.5]
     assert sweep("edit=blend", "model=sd15").edit.cross_replace_steps == [0.0, 0.8]
 
 

@@ -96,17 +96,18 @@ def _short(value: Any) -> str:
 
 
 def varying(cells: Sequence[CellResult]) -> list[str]:
-    """Return the settings that differ between cells of the same subject, what re-prompting shares first.
+    """Return the settings that differ between cells of the same subject and edit, what re-prompting shares first.
 
-    What differs only between subjects, as the prior class does, belongs to the subject.
+    What differs only between subjects, as the prior class does, belongs to the subject; what differs only between
+    edits, as their injection windows may, to the edit.
     """
     found = []
     for path in NAMES:
-        values: dict[str, set[str]] = {}
+        values: dict[tuple[str, str], set[str]] = {}
         for cell in cells:
             if isinstance(cell.record.get("config"), dict):
-                values.setdefault(cell.axes["subject"], set()).add(setting(cell, path))
-        if any(len(of_subject) > 1 for of_subject in values.values()):
+                values.setdefault((cell.axes["subject"], cell.axes["edit"]), set()).add(setting(cell, path))
+        if any(len(alike) > 1 for alike in values.values()):
             found.append(path)
     return found
 
