@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p2p_drawing import LASAGNE, SOURCE, STEPS, TARGET, close, draw, noise, plain
 
 from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, prompt_to_prompt
-from likeness.prompt_to_prompt.layers import attention_layers, pixels
+from likeness.prompt_to_prompt.layers import attention_layers, attention_modules, pixels
 
 
 def test_a_limit_on_self_attention_is_an_option(pipe):
@@ -32,7 +32,8 @@ def test_a_limit_on_self_attention_is_an_option(pipe):
 def test_odd_and_oblong_latents(pipe, size):
     """The UNet rounds up where it halves: 7x9 becomes 4x5 and 2x3, 37x45 becomes 19x23 and 10x12, nearest to 256."""
     start, edit = noise(3, size=size), Replace(TARGET, cross_replace_steps=0.5, self_replace_steps=1.0)
-    layers = {layer.name.removesuffix(".processor"): layer for layer in attention_layers(pipe.unet)}
+    found = attention_layers(pipe.unet, attention_modules(pipe.unet))
+    layers = {layer.name.removesuffix(".processor"): layer for layer in found}
     seen = {}
     hooks = [
         pipe.unet.get_submodule(name).register_forward_pre_hook(

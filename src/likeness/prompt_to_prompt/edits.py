@@ -226,14 +226,12 @@ def compile_edit(
 def step_by_step(mapping: tuple[Tensor, Tensor], alphas: Tensor, device: Any) -> list[Coefficients | None]:
     """Return the coefficients of a mapping at every step of alphas (steps, t); equal ones share their tensors."""
     by_row: dict[bytes, Coefficients | None] = {}
-    steps = []
-    for alpha in alphas:
-        key = alpha.numpy().tobytes()
+    keys = [alpha.tobytes() for alpha in alphas.numpy()]
+    for step, key in enumerate(keys):
         if key not in by_row:
-            found = coefficients(*mapping, alpha)
+            found = coefficients(*mapping, alphas[step])
             by_row[key] = None if found is None else found.to(device)
-        steps.append(by_row[key])
-    return steps
+    return [by_row[key] for key in keys]
 
 
 def coefficients(matrix: Tensor, own: Tensor, alpha: Tensor) -> Coefficients | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from likeness.prompt_to_prompt.control import Layer
@@ -11,9 +12,9 @@ NEAR = 256  # pixels of the maps that LocalBlend and the displays look at: 16x16
 STORED = 32 * 32  # the reference keeps maps up to this many pixels
 
 
-def attention_layers(unet: Any) -> list[Layer]:
-    """Return every attention layer in the order it runs."""
-    names = list(attention_modules(unet))
+def attention_layers(unet: Any, names: Iterable[str]) -> list[Layer]:
+    """Return every attention layer of these names, those of `attention_modules`, in the order it runs."""
+    names = list(names)
     order = {"down": 0, "mid": 1, "up": 2}
     names.sort(key=lambda name: order[place_of(name)])  # stable: within a place the module order is kept
     return [
@@ -24,7 +25,8 @@ def attention_layers(unet: Any) -> list[Layer]:
 
 def attention_modules(unet: Any) -> dict[str, Any]:
     """Return every attention module by the name that `unet.attn_processors` gives its processor."""
-    return {f"{name}.processor": module for name, module in unet.named_modules() if hasattr(module, "set_processor")}
+    named = unet.named_modules()  # the class is asked: a module looks through its parameters for what it does not have
+    return {f"{name}.processor": module for name, module in named if hasattr(type(module), "set_processor")}
 
 
 def place_of(name: str) -> str:

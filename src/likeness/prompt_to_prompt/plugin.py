@@ -52,7 +52,8 @@ class PromptToPrompt:
         side = options["self_replace_resolution"]
         limit = REFERENCE_LIMITS.get(self.behaviour) if side is None else side * side
         self.control = Control([], store_maps=options["store_attention"], self_limit=limit)
-        self.layers, self._modules = attention_layers(pipe.unet), attention_modules(pipe.unet)
+        self._modules = attention_modules(pipe.unet)
+        self.layers = attention_layers(pipe.unet, self._modules)
         self._ours = {layer.name: EditedAttention(layer, self.control) for layer in self.layers}
         self._originals: dict[str, Any] = {}
         self._installed: frozenset[str] = frozenset()
