@@ -180,6 +180,22 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
 
 
+def pixels(images):
+    """Return the pictures of a sample grid (n, values) in [0, 1]."""
+    import torch
+
+    return torch.tensor([list(image.tobytes()) for row in images.values() for image in row]).float() / 255
+
+
+def grid(folder):
+    """Return the sample grid of a model that was saved, or of a pipeline, as `pixels`."""
+    from likeness.dreambooth.sampling import SampleGrid
+    from likeness.models import load_pipeline
+
+    pipe = load_pipeline(source(folder)) if isinstance(folder, Path) else folder
+    return pixels(SampleGrid(pipe, [concept(root() / "photos")], settings(), 32).draw())
+
+
 def source(folder: Path) -> ModelSource:
     """Name a local model."""
     return ModelSource("tiny", str(folder), local_files_only=True)

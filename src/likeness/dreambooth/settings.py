@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 METHODS = ("full", "lora")
 UNET_LAYERS = ("all", "crossattn", "crossattn_kv")
 TEXT_ENCODER_LAYERS = ("all", "identifier")
+LAYERS = ("unet_layers", "text_encoder_layers")  # of method=full; "all" is what they were before they could be chosen
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
 POLYNOMIAL_END = 1e-7  # learning rate at which lr_scheduler=polynomial ends, diffusers' lr_end
 PRECISIONS = ("no", "bf16", "fp16")
@@ -123,7 +124,7 @@ class TrainSettings:
 
     def deciding(self) -> dict[str, Any]:
         """Return the values that decide the trained weights, ready for JSON; layers where they are chosen."""
-        unsaid = {k for k in ("unet_layers", "text_encoder_layers") if getattr(self, k) == "all"}
+        unsaid = {name for name in LAYERS if getattr(self, name) == "all"}
         kept = {k: v for k, v in vars(self).items() if k not in BYSTANDERS | unsaid}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
@@ -314,7 +315,7 @@ def _check_settings(s: TrainSettings) -> None:
     if getattr(s, idle):
         other = "lora_text_encoder" if s.method == "lora" else "train_text_encoder"
         raise InputError(f"{idle} does nothing with method={s.method}; use {other}.")
-    for name in ("unet_layers", "text_encoder_layers"):
+    for name in LAYERS:
         if s.method == "lora" and getattr(s, name) != "all":
             raise InputError(f"{name}={getattr(s, name)} does nothing with method=lora; choose lora_targets instead.")
     if s.text_encoder_layers != "all" and not s.train_text_encoder:

@@ -12,6 +12,7 @@ from likeness.dreambooth.settings import Concept, TrainSettings
 from likeness.errors import InputError
 
 CROSS_ATTENTION = {"crossattn": (".attn2.",), "crossattn_kv": (".attn2.to_k.", ".attn2.to_v.")}  # diffusers' names
+EVERY = ("",)  # in every name
 
 
 @dataclass
@@ -77,7 +78,8 @@ def prepare(
     """
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
-    parts = {"unet": _choose(pipe.unet, settings, settings.lora_targets, device, dtype, 0)}
+    layers = CROSS_ATTENTION.get(settings.unet_layers, EVERY)
+    parts = {"unet": _choose(pipe.unet, settings, settings.lora_targets, device, dtype, 0, layers)}
     _move(pipe.text_encoder, device, dtype)
     rows = None
     if settings.text_encoder_steps and settings.text_encoder_layers == "identifier":
@@ -169,15 +171,15 @@ def _choose(
     device,
     dtype: torch.dtype,
     salt: int,
+    layers: tuple[str, ...] = EVERY,
 ) -> dict[str, nn.Parameter]:
     if settings.method == "lora":
         _move(module, device, dtype)
         _add_adapter(module, settings, targets, salt)
     else:
         _move(module, device, torch.float32)
-        trained = CROSS_ATTENTION.get(settings.unet_layers) if salt == 0 else None
         for name, p in module.named_parameters():
-            p.requires_grad_(trained is None or any(part in name for part in trained))
+            p.requires_grad_(any(layer in name for layer in layers))
     chosen = {name: p for name, p in module.named_parameters() if p.requires_grad}
     for p in chosen.values():
         p.data = p.data.float()

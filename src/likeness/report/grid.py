@@ -100,4 +100,5 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 def write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: list[str], font, colour) -> None:
     """Draw lines of text from their upper left corner."""
     for number, line in enumerate(lines):
+        line = line.replace("–", "-")  # the font has no other dash
         pen.text((place[0], place[1] + number * line_height(font)), line, font=font, fill=colour)

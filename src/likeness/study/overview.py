@@ -54,7 +54,7 @@ def _label(cell: CellResult) -> str:
     weight = cell.axes.get("weight")
     if weight is not None:
         return f"{cell.record['source_prompt']}; {cell.axes['word']} x {weight:g}"
-    return f"{cell.record['source_prompt']} -> {cell.label}".replace("–", "-")  # the grid's font has no other dash
+    return f"{cell.record['source_prompt']} -> {cell.label}"
 
 
 def main() -> None:
