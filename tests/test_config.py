@@ -283,6 +283,7 @@ def test_one_subject_is_no_list_of_several():
         ("model.revision=main", "on this machine"),
         ("model.variant=fp16 model.source={file}", "a model in one file"),
         ("model=sd15 model.config=/there", "not one file"),
+        ("device=cpu method.cuda_graph=false", "does nothing with a device that is no CUDA GPU"),
     ],
 )
 def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):

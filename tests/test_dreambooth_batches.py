@@ -42,7 +42,7 @@ def test_caption_dropout_empties_its_share_of_the_prompts():
     batches = batches_of(caption_dropout=0.25, train_batch_size=16)
     with torch.no_grad():
         batches.cache_embeddings()
-        drawn = torch.cat([batches.batch(step, 0, 1).prompt_embeds for step in range(50)])
+        drawn = torch.cat([batches.embed(batches.batch(step, 0, 1).captions) for step in range(50)])
     empty, own = batches.embeds[-1], batches.embeds[0]
     dropped = [torch.equal(row, empty) for row in drawn]
     assert all(d or torch.equal(row, own) for d, row in zip(dropped, drawn, strict=True))

@@ -190,7 +190,7 @@ def sampled(pipe, case, noise, expected, **options):
     trace = []
 
     def keep(pipe, step, timestep, given):
-        trace.append(given["latents"].clone())
+        trace.append(given["latents"].clone().cpu())
         return {}
 
     with prompt_to_prompt(

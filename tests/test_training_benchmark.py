@@ -33,15 +33,16 @@ def test_the_first_step_is_seen_on_the_bar(shown, moved):
     assert bool(bench.FIRST_STEP.search(shown.encode())) == moved
 
 
-def test_operations_of_a_compiled_unet_are_counted_before_compilation(monkeypatch):
+def test_operations_are_counted_before_compilation_and_recording(monkeypatch):
     monkeypatch.setattr(bench, "matrix_rate", lambda device, precision: 1e6)
-    plain, compiled = torch.nn.Linear(10, 20), object()
+    plain, compiled, recorded = torch.nn.Linear(10, 20), object(), object()
     cpu = SimpleNamespace(device=torch.device("cpu"))
-    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu)
-    arm = SimpleNamespace(loop=loop, step=lambda: loop.unet(torch.ones(5, 10)))
+    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu, backward=recorded)
+    loop.forward_backward = lambda: loop.unet(torch.ones(5, 10))
+    arm = SimpleNamespace(loop=loop, step=lambda: loop.backward())
     found = bench.matrix_share(arm, 0.01, Case(compile=True))
     assert found["share of matrix rate"] == pytest.approx(2 * 5 * 10 * 20 / 0.01 / 1e6)
-    assert loop.unet is compiled
+    assert loop.unet is compiled and loop.backward is recorded
 
 
 @pytest.mark.slow

@@ -100,6 +100,7 @@ class Method:
     text_encoder_layers: str = "all"  # all, or the embeddings of the identifier alone
     gradient_checkpointing: bool = False
     compile: bool = False
+    cuda_graph: bool = True  # on a GPU: forward and backward are recorded once and replayed
     use_8bit_adam: bool = False
     ema_decay: float | None = None
     lora_rank: int = 8

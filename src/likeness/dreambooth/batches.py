@@ -27,13 +27,15 @@ ENCODE_BATCH = 4  # pictures per VAE call, and held at once; fixed, so that cach
 
 @dataclass
 class Batch:
-    """One process's micro-batch: instance rows first, class rows after; latents at the UNet's scale."""
+    """One process's micro-batch: instance rows first, class rows after; latents at the UNet's scale.
+
+    `captions` are numbers that `Batches.embed` takes.
+    """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    prompt_embeds: Tensor
-    num_instance: int
+    captions: Tensor
 
 
 @dataclass
@@ -118,31 +120,35 @@ class Batches:
         seed, settings = self.settings.seed, self.settings
         positions = self.stream.positions(micro_step, rank, world)
         rows = self.stream.instance_rows(positions)
-        num_instance = len(rows)
         if self.class_files:
             rows += [self.first_class_row + row for row in self.stream.class_rows(positions)]
         index = torch.tensor(rows)
         posterior = self._posterior(index, positions)
         shape = posterior.mean.shape
-        fresh = torch.randn(shape, generator=seeded(seed, POSTERIOR, micro_step, rank)).to(self.device)
-        latents = scale_latents(self.pipe.vae, posterior.mean + posterior.std * fresh)
+        fresh = torch.randn(shape, generator=seeded(seed, POSTERIOR, micro_step, rank))
+        latents = scale_latents(self.pipe.vae, posterior.mean + posterior.std * self._send(fresh))
         noise = torch.randn(shape, generator=seeded(seed, NOISE, micro_step, rank))
         if settings.noise_offset:
             offset = torch.randn(*shape[:2], 1, 1, generator=seeded(seed, OFFSET, micro_step, rank))
             noise += settings.noise_offset * offset
         total = self.pipe.scheduler.config.num_train_timesteps
         timesteps = torch.randint(total, (len(rows),), generator=seeded(seed, TIMESTEPS, micro_step, rank))
-        return Batch(
-            latents,
-            noise.to(self.device),
-            timesteps.to(self.device),
-            self._prompt_embeds(index, micro_step, rank),
-            num_instance,
-        )
+        captions = self._captions(index, micro_step, rank)
+        return Batch(latents, self._send(noise), self._send(timesteps), self._send(captions))
+
+    def embed(self, captions: Tensor) -> Tensor:
+        """Return the text embeddings (b, t, c) of a batch's captions: cached ones where there are any."""
+        return self.pipe.text_encoder(self.input_ids[captions])[0] if self.embeds is None else self.embeds[captions]
+
+    def _send(self, values: Tensor) -> Tensor:
+        """Bring a batch's numbers to the device; a GPU fetches them itself, when it gets there."""
+        if self.device.type != "cuda":
+            return values.to(self.device)
+        return values.pin_memory().to(self.device, non_blocking=True)
 
     def _posterior(self, index: Tensor, positions: range) -> Posterior:
         if self.cached:
-            index = index.to(self.device)
+            index = self._send(index)
             return Posterior(self.posterior.mean[index], self.posterior.std[index])
         fresh = self.settings.crops == FRESH_CROPS
         pixels = self._fresh_crops(index, positions) if fresh else to_unit(self.pixels[index])
@@ -157,16 +163,13 @@ class Batches:
             pixels[k] = to_tensor(crop_photo(self.originals[photo], self.resolution, key, bool(mirrored)))
         return pixels
 
-    def _prompt_embeds(self, index: Tensor, micro_step: int, rank: int) -> Tensor:
+    def _captions(self, index: Tensor, micro_step: int, rank: int) -> Tensor:
         captions = self.caption_rows[index]
         if self.settings.caption_dropout:
             key = (self.settings.seed, DROPOUT, micro_step, rank)
             dropped = torch.rand(len(index), generator=seeded(*key)) < self.settings.caption_dropout
             captions = captions.masked_fill(dropped, len(self.captions) - 1)
-        captions = captions.to(self.device)
-        if self.embeds is not None:
-            return self.embeds[captions]
-        return self.pipe.text_encoder(self.input_ids[captions])[0]
+        return captions
 
 
 def tokenize(tokenizer, prompts: list[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gradients of what is trained: where they lie, how they are clipped, and how they are cleared."""
+"""The gradients of what is trained: where they lie, how they are clipped, cleared, and found not to be numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ class Gradients:
     """The gradients of float32 parameters on one device.
 
     Small ones are views of one buffer that stays: it is averaged, measured and cleared at once, and backward need not
-    find memory anew. Large ones are torch's own, which do not exist while the forward pass needs memory most.
+    find memory anew. Large ones are torch's own, which do not exist while the forward pass needs memory most; a
+    recorded backward writes to the same memory every time, so there they `stay`.
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters, self.buffer = parameters, None
+        self.parameters, self.buffer, self.freed, self.overwritten = parameters, None, True, False
         sizes = [p.numel() for p in parameters]
         if parameters and 4 * sum(sizes) <= KEPT:
             self.buffer = torch.zeros(sum(sizes), device=parameters[0].device)
@@ -42,10 +43,35 @@ class Gradients:
             torch._foreach_div_(self.tensors(), excess)
         return norm
 
+    def stay(self, *, adds: bool) -> None:
+        """Keep large gradients where the next backward has them, which `adds` to what is there or overwrites it."""
+        if self.buffer is not None:
+            return
+        self.freed, self.overwritten = False, not adds
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p) if adds else None
+
     def clear(self) -> None:
         """Forget the gradients of this step."""
-        if self.buffer is not None:
-            self.buffer.zero_()
-            return
-        for p in self.parameters:
-            p.grad = None
+        if self.buffer is None and self.freed:
+            for p in self.parameters:
+                p.grad = None
+        elif not self.overwritten:
+            torch._foreach_zero_(self.tensors())
+
+
+class Unread:
+    """Loss and gradient norm of a step, on their way to the CPU; reading them waits for that step alone."""
+
+    def __init__(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
+        self.step, self.arrived = step, torch.cuda.Event() if loss.is_cuda else None
+        self.values = torch.stack([loss.detach(), grad_norm]).to("cpu", non_blocking=True)
+        if self.arrived is not None:
+            self.arrived.record()
+
+    def read(self) -> tuple[float, float]:
+        """Return (loss, gradient norm)."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        loss, grad_norm = self.values.tolist()
+        return loss, grad_norm

@@ -7,7 +7,9 @@ same bits. It reports through callbacks and knows neither metrics nor loggers.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,12 +17,14 @@ from tqdm import tqdm
 
 from likeness import models
 from likeness.dreambooth import checkpoint, finetuned, storage
+from likeness.dreambooth.batches import Batch
 from likeness.dreambooth.card import write_card
-from likeness.dreambooth.gradients import Gradients
+from likeness.dreambooth.gradients import Gradients, Unread
 from likeness.dreambooth.ladder import Ladder
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
 from likeness.dreambooth.observer import Observer
 from likeness.dreambooth.processes import Processes
+from likeness.dreambooth.recorded import Recorded
 from likeness.dreambooth.sampling import evaluating
 from likeness.dreambooth.settings import (
     Concept,
@@ -117,6 +121,8 @@ class Loop:
         self.alphas_cumprod = noise_scheduler.alphas_cumprod.to(self.processes.device)
         self.kept = "there is no checkpoint yet"
         self.whole: set[str] = set()  # checkpoints that this process wrote or read
+        self.unread: Unread | None = None  # of the last step
+        self.backward: Callable[[Batch], torch.Tensor] = self.forward_backward  # or a recording of it
 
     def begin(self) -> int:
         """Load the newest whole checkpoint and open the history; return the step to go on from."""
@@ -154,6 +160,7 @@ class Loop:
             losses, grad_norm = self.advance(step, gradients)
             done = step + 1
             if done % settings.log_every == 0 or done == settings.num_train_steps:
+                self.refuse_broken()
                 now = time.perf_counter()
                 self._log(done, losses, grad_norm, (done - since) / max(now - clock, 1e-9))
                 bar.set_postfix(loss=f"{losses[0].item():.3f}", refresh=False)
@@ -163,46 +170,49 @@ class Loop:
 
     def advance(self, step: int, gradients: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one optimizer step; return the three mean losses and the gradient's norm before clipping."""
-        losses = self._accumulate(step)
-        return losses, self._update(step, gradients, losses)
+        with self.processes.reproducible():
+            losses = self._accumulate(step)
+            return losses, self._update(step, gradients, losses)
 
     def _accumulate(self, step: int) -> torch.Tensor:
         """Run forward and backward over the micro-batches of one step; return the three mean losses."""
         settings, processes, total = self.settings, self.processes, 0
         accumulation = settings.gradient_accumulation_steps
         for part in range(accumulation):
-            micro_step = step * accumulation + part
-            with processes.autocast():
-                losses = self._losses(micro_step)
-            self.scaler.scale(losses[0] / accumulation).backward()
-            total = total + torch.stack(losses).detach() / accumulation
+            batch = self.batches.batch(step * accumulation + part, processes.rank, processes.world)
+            total = total + self.backward(batch) / accumulation
         processes.average([total])
         return total
 
-    def _losses(self, micro_step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        batch = self.batches.batch(micro_step, self.processes.rank, self.processes.world)
+    def forward_backward(self, batch: Batch) -> torch.Tensor:
+        """Add a micro-batch's share of the gradients; return its three losses."""
+        with self.processes.autocast():
+            losses = self._losses(batch)
+        self.scaler.scale(losses[0] / self.settings.gradient_accumulation_steps).backward()
+        return torch.stack(losses).detach()
+
+    def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        prompt_embeds = self.batches.embed(batch.captions)
         noisy_latents = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        noise_pred = self.unet(noisy_latents, batch.timesteps, batch.prompt_embeds, return_dict=False)[0]
+        noise_pred = self.unet(noisy_latents, batch.timesteps, prompt_embeds, return_dict=False)[0]
         target = training_target(self.noise_scheduler, batch.latents, batch.noise, batch.timesteps)
         weights = None
         if self.settings.snr_gamma is not None:
             kind = self.noise_scheduler.config.prediction_type
             weights = min_snr_weights(self.alphas_cumprod, batch.timesteps, self.settings.snr_gamma, kind)
-        return dreambooth_loss(noise_pred, target, batch.num_instance, self.settings.prior_loss_weight, weights)
+        num_instance, prior_loss_weight = self.settings.train_batch_size, self.settings.prior_loss_weight
+        return dreambooth_loss(noise_pred, target, num_instance, prior_loss_weight, weights)
 
     def _update(self, step: int, gradients: Gradients, losses: torch.Tensor) -> torch.Tensor:
-        """Clip and step; refuse to step on a loss or gradient that is not a number."""
+        """Clip and step, once the step before is known to have had numbers."""
         settings, trainable = self.settings, self.trainable
         self.processes.average(gradients.tensors())
         if self.scaler.is_enabled():
             self.scaler.unscale_(trainable.optimizer)
-        overflow = self.scaler.is_enabled()  # the scaler skips such a step and lowers its scale
-        grad_norm = gradients.clip(settings.max_grad_norm, trainable.optimizer, in_step=not overflow)
-        if not torch.isfinite(losses[0]) or not (overflow or torch.isfinite(grad_norm)):
-            raise InputError(
-                f"the loss is not a number at step {step + 1} (loss {losses[0].item()}, gradient "
-                f"{grad_norm.item()}). Stopped; {self.kept}. Lower the learning rate, or train in float32."
-            )
+        in_step = not self.scaler.is_enabled()
+        grad_norm = gradients.clip(settings.max_grad_norm, trainable.optimizer, in_step=in_step)
+        self.refuse_broken()
+        self.unread = Unread(step, losses[0], grad_norm)
         total, warmup = settings.num_train_steps, settings.lr_warmup_steps
         trainable.set_rate(lr_factor(settings.lr_scheduler, step, total, warmup, settings.learning_rate))
         self.scaler.step(trainable.optimizer)
@@ -210,6 +220,22 @@ class Loop:
         gradients.clear()
         trainable.update_ema(step, settings.ema_decay)
         return grad_norm
+
+    def refuse_broken(self) -> None:
+        """Refuse to go on after a step whose loss or gradient was not a number.
+
+        It is asked a step later, for which a GPU has been given work by then, and before anything is shown or saved.
+        """
+        if self.unread is None:
+            return
+        step, (loss, grad_norm) = self.unread.step, self.unread.read()
+        self.unread = None
+        scaled = self.scaler.is_enabled()  # its gradients may overflow: it skips such a step and lowers its scale
+        if not math.isfinite(loss) or not (scaled or math.isfinite(grad_norm)):
+            raise InputError(
+                f"the loss is not a number at step {step + 1} (loss {loss}, gradient {grad_norm}). "
+                f"Stopped; {self.kept}. Lower the learning rate, or train in float32."
+            )
 
     def trained_from(self, step: int) -> Gradients:
         """Return the gradients of what is trained from here on; a text encoder whose share is over is frozen."""
@@ -223,7 +249,11 @@ class Loop:
                     self.batches.cache_embeddings()
         else:
             self.pipe.text_encoder.train()
-        return Gradients(trainable.active())
+        gradients, self.backward = Gradients(trainable.active()), self.forward_backward
+        if settings.cuda_graph and self.processes.device.type == "cuda":
+            adds = settings.gradient_accumulation_steps > 1
+            self.backward = Recorded(self.forward_backward, gradients, adds=adds)
+        return gradients
 
     def _log(self, step: int, losses: torch.Tensor, grad_norm: torch.Tensor, rate: float) -> None:
         if not self.processes.main:
@@ -246,6 +276,7 @@ class Loop:
         sample, validate = due(settings.sample_every) or done in settings.rungs, due(settings.validation_every)
         if not (validate or sample or due(settings.checkpoint_every) or end):
             return 0.0
+        self.refuse_broken()
         if self.processes.main:
             if validate:
                 self.observer.validate(done)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from likeness.errors import InputError
 
 Result = TypeVar("Result")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # without it torch takes no matrix product for reproducible
 
 
 class Processes:
@@ -29,10 +31,30 @@ class Processes:
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
+        if self.device.type == "cuda":
+            os.environ.setdefault(WORKSPACE, ":4096:8")
 
     def autocast(self):
         """Return the context in which the forward pass runs."""
         return self.accelerator.autocast()
+
+    @contextlib.contextmanager
+    def reproducible(self) -> Iterator[None]:
+        """Have a GPU take algorithms that give the same bits every time, inside this context; a CPU always does."""
+        if self.device.type != "cuda":
+            yield
+            return
+        asked = torch.get_deterministic_debug_mode()
+        filling, trying = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before writing to it
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(asked)
+            torch.utils.deterministic.fill_uninitialized_memory = filling
+            torch.backends.cudnn.benchmark = trying
 
     def wait(self) -> None:
         """Wait until every process is here."""

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 METHODS = ("full", "lora")
 UNET_LAYERS = ("all", "crossattn", "crossattn_kv")
 TEXT_ENCODER_LAYERS = ("all", "identifier")
-LAYERS = ("unet_layers", "text_encoder_layers")  # of method=full; "all" is what they were before they could be chosen
+LAYERS = ("unet_layers", "text_encoder_layers")  # of method=full
+# What these say was so before it could be chosen: not in a run's identity, so that finished ones stay what they are.
+UNSAID = {"unet_layers": "all", "text_encoder_layers": "all", "cuda_graph": True}
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
 POLYNOMIAL_END = 1e-7  # learning rate at which lr_scheduler=polynomial ends, diffusers' lr_end
 PRECISIONS = ("no", "bf16", "fp16")
@@ -46,7 +48,8 @@ class TrainSettings:
     embeddings of the identifiers' tokens alone (textual inversion, Gal et al. 2022), so that every other word
     keeps its meaning. `train_text_encoder` and, with LoRA, `lora_text_encoder` may be True, False or the fraction
     of the steps after which the text encoder is frozen. `crops`: 0 centre, K > 0 seeded crops per photo (cached), -1 a
-    fresh crop at every step. `*_every` of 0 means never; None for `resolution` means the model's own.
+    fresh crop at every step. `cuda_graph` has a GPU record forward and backward once and replay them (less waiting for
+    Python, more memory); a CPU has none. `*_every` of 0 means never; None for `resolution` means the model's own.
     `ladder` of N keeps the weights at N even steps and finishes with those that `choose_step` names.
     """
 
@@ -92,6 +95,7 @@ class TrainSettings:
     lora_text_encoder_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     compile: bool = False
+    cuda_graph: bool = True
     ladder: int = 0
     seed: int = 0
     log_every: int = 10
@@ -123,8 +127,8 @@ class TrainSettings:
         return tuple(round(k * self.num_train_steps / self.ladder) for k in range(1, self.ladder + 1))
 
     def deciding(self) -> dict[str, Any]:
-        """Return the values that decide the trained weights, ready for JSON; layers where they are chosen."""
-        unsaid = {name for name in LAYERS if getattr(self, name) == "all"}
+        """Return the values that decide the trained weights, ready for JSON; UNSAID ones where they differ."""
+        unsaid = {name for name, value in UNSAID.items() if getattr(self, name) == value}
         kept = {k: v for k, v in vars(self).items() if k not in BYSTANDERS | unsaid}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 

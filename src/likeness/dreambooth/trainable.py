@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from likeness.dreambooth.settings import Concept, TrainSettings
@@ -13,6 +15,7 @@ from likeness.errors import InputError
 
 CROSS_ATTENTION = {"crossattn": (".attn2.",), "crossattn_kv": (".attn2.to_k.", ".attn2.to_v.")}  # diffusers' names
 EVERY = ("",)  # in every name
+RECOMPUTING = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in these modules draws random numbers
 
 
 @dataclass
@@ -89,9 +92,9 @@ def prepare(
         targets = settings.lora_text_encoder_targets
         parts["text_encoder"] = _choose(pipe.text_encoder, settings, targets, device, dtype, 1)
     if settings.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
+        pipe.unet.enable_gradient_checkpointing(_recomputed)
         if settings.text_encoder_steps:
-            pipe.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            pipe.text_encoder.gradient_checkpointing_enable(RECOMPUTING)
     rates = {"unet": settings.learning_rate}
     if "text_encoder" in parts:
         rate = settings.text_encoder_learning_rate
@@ -141,6 +144,11 @@ class IdentifierRows:
     def settle(self) -> None:
         """Write the rows into the table, where a saved model has them."""
         self.table.weight[self.tokens] = self.rows.to(self.table.weight.dtype)
+
+
+def _recomputed(module: nn.Module, *args: Any) -> Any:
+    """Call a module without keeping what its backward needs, as diffusers does it."""
+    return torch.utils.checkpoint.checkpoint(module.__call__, *args, **RECOMPUTING)
 
 
 def check_optimizer(settings: TrainSettings, device: torch.device) -> None:

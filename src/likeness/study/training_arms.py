@@ -20,6 +20,7 @@ from likeness.dreambooth import Concept, TrainSettings
 from likeness.dreambooth.batches import tokenize
 from likeness.dreambooth.loop import build
 from likeness.dreambooth.processes import Processes
+from likeness.dreambooth.recorded import Recorded
 from likeness.dreambooth.setup import PRECISION, Run, training_scheduler
 from likeness.dreambooth.trainable import prepare
 from likeness.models import ModelSource, load_pipeline
@@ -41,6 +42,7 @@ class Case:
     precision: str = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
+    cuda_graph: bool = True
     device: str = "cpu"
 
     def settings(self) -> TrainSettings:
@@ -53,6 +55,7 @@ class Case:
             mixed_precision=self.precision,
             gradient_checkpointing=self.gradient_checkpointing,
             compile=self.compile,
+            cuda_graph=self.cuda_graph,
             num_class_images=CLASS_PICTURES,
             sample_every=0,
             validation_every=0,
@@ -174,7 +177,7 @@ ARMS = {"ours": Ours, "uncached": Uncached}
 
 
 class Stopwatch:
-    """Seconds in the UNet's forward, in backward and in the optimizer, while `running`."""
+    """Seconds in the UNet's forward, in backward (or a recording of both) and in the optimizer, while `running`."""
 
     def __init__(self, arm: Ours) -> None:
         self.arm, self.device, self.seconds = arm, arm.loop.processes.device, 0.0
@@ -193,12 +196,14 @@ class Stopwatch:
         """Measure every call inside the block."""
         loop, backward = self.arm.loop, Tensor.backward
         unet, optimizer = loop.unet, loop.trainable.optimizer
-        step = optimizer.step
+        step, both = optimizer.step, loop.backward
         loop.unet, optimizer.step, Tensor.backward = self._timed(unet), self._timed(step), self._timed(backward)
+        if isinstance(both, Recorded):
+            loop.backward = self._timed(both)
         try:
             yield self
         finally:
-            loop.unet, optimizer.step, Tensor.backward = unet, step, backward
+            loop.unet, optimizer.step, Tensor.backward, loop.backward = unet, step, backward, both
 
 
 def now(device: torch.device) -> float:

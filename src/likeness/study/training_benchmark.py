@@ -75,16 +75,17 @@ def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
 def matrix_share(arm: Ours, seconds: float, case: Case) -> dict[str, float]:
     """Return the floating-point rate of a step of `seconds` and its share of the device's measured matrix rate.
 
-    Operations are counted with the UNet as it was before compilation: the counter cannot look into compiled code.
+    Operations are counted with the UNet as it was before it was compiled or recorded, where the counter sees none.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    timed, arm.loop.unet = arm.loop.unet, arm.loop.pipe.unet
+    loop = arm.loop
+    timed, loop.unet, loop.backward = (loop.unet, loop.backward), loop.pipe.unet, loop.forward_backward
     try:
         with FlopCounterMode(display=False) as counter:
             arm.step()
     finally:
-        arm.loop.unet = timed
+        loop.unet, loop.backward = timed
     rate = matrix_rate(arm.loop.processes.device, case.precision)
     flops = counter.get_total_flops() / seconds
     return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
@@ -186,6 +187,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--no-cuda-graph", action="store_true", help="start every kernel from Python")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--steps", type=int, default=4, help="in a turn")
@@ -204,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     batch = arguments.batch or (1 if arguments.memory else 2)
     case = Case(
         arguments.shape, arguments.method, batch, arguments.precision, arguments.checkpointing, arguments.compile,
-        resolve_device(arguments.device),
+        not arguments.no_cuda_graph, resolve_device(arguments.device),
     )  # fmt: skip
     report: dict[str, Any] = {"case": asdict(case), "torch": torch.__version__}
     if arguments.memory:
