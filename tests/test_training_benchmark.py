@@ -8,6 +8,7 @@ import tiny_study
 import torch
 
 from likeness.study import training_benchmark as bench
+from likeness.study import training_turns
 from likeness.study.training_arms import Case, Ours, Stopwatch, Uncached, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -34,13 +35,14 @@ def test_the_first_step_is_seen_on_the_bar(shown, moved):
 
 
 def test_operations_are_counted_before_compilation_and_recording(monkeypatch):
-    monkeypatch.setattr(bench, "matrix_rate", lambda device, precision: 1e6)
+    monkeypatch.setattr(training_turns, "matrix_rate", lambda device, precision: 1e6)
     plain, compiled, recorded = torch.nn.Linear(10, 20), object(), object()
     cpu = SimpleNamespace(device=torch.device("cpu"))
     loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu, backward=recorded)
     loop.forward_backward = lambda: loop.unet(torch.ones(5, 10))
-    arm = SimpleNamespace(loop=loop, step=lambda: loop.backward())
-    found = bench.matrix_share(arm, 0.01, Case(compile=True))
+    settings = SimpleNamespace(mixed_precision="no")
+    arm = SimpleNamespace(loop=loop, step=lambda: loop.backward(), settings=settings)
+    found = training_turns.matrix_share(arm, 0.01)
     assert found["share of matrix rate"] == pytest.approx(2 * 5 * 10 * 20 / 0.01 / 1e6)
     assert loop.unet is compiled and loop.backward is recorded
 
@@ -50,7 +52,7 @@ def test_operations_are_counted_before_compilation_and_recording(monkeypatch):
 def test_both_loops_train_and_the_stopwatch_is_taken_off(world, tmp_path, method):
     case = Case(method=method, batch=1)
     arms = [Ours(case, load(case), tmp_path), Uncached(case, load(case), tmp_path)]
-    trained = [arm.parameters for arm in arms]
+    trained = [arms[0].gradients.parameters, arms[1].parameters]
     before = [[p.detach().clone() for p in parameters] for parameters in trained]
     backward = torch.Tensor.backward
     with Stopwatch(arms[0]).running() as watch:
@@ -60,6 +62,12 @@ def test_both_loops_train_and_the_stopwatch_is_taken_off(world, tmp_path, method
     assert [p.shape for p in trained[0]] == [p.shape for p in trained[1]], "both train the same weights"
     for parameters, old in zip(trained, before, strict=True):
         assert any(not torch.equal(p, q) for p, q in zip(parameters, old, strict=True))
+
+
+def test_a_loop_that_ends_is_named(world):
+    turn = training_turns.Turn("ours", Case(method="none"))
+    with pytest.raises(SystemExit, match=r"training_turns ours .* ended with 1"):
+        turn.ask("seconds", 1)
 
 
 @pytest.mark.slow

@@ -241,9 +241,8 @@ def register() -> None:
     """Put the schemas and the resolvers `slug` and `range` where Hydra finds them; harmless when repeated."""
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("range", lambda count: list(range(count)), replace=True)  # seeds: ${range:128}
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=Train)
-    store.store(name="sweep_schema", node=Sweep)
+    for name, node in {"train_schema": Train, "sweep_schema": Sweep}.items():
+        ConfigStore.instance().store(name=name, node=node)
 
 
 register()

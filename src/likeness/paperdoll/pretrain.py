@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from likeness.errors import InputError
+from likeness.malloc import keep_freed_memory
 
 TOGETHER = {"unet"}  # on a CPU two processes of one thread are half as fast again as one of two
 STAGES = ("data", "tokenizer", "vae", "clip", "probe", "unet", "judge", "card")
@@ -259,6 +260,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
+    keep_freed_memory()
     import torch
 
     if args.threads:

@@ -13,6 +13,7 @@ from typing import Any
 from likeness import dreambooth, models
 from likeness.config import AXES, Sweep, to_plain, train_of
 from likeness.errors import InputError
+from likeness.malloc import keep_freed_memory
 from likeness.study import cells, environment, failures, place, progress
 from likeness.study.idle import refuse_idle
 from likeness.study.plan import EditPlan, plan_edit
@@ -45,6 +46,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
         refuse_idle(sweep, overrides)
         dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides))
         return None
+    keep_freed_memory()
     started, cell, drawn = time.perf_counter(), None, False
     try:
         cell = _prepare(sweep, run_dir, overrides)

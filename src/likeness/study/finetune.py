@@ -11,6 +11,7 @@ from likeness import dreambooth, models
 from likeness.config import PriorClass, Subject, Train
 from likeness.dreambooth import storage
 from likeness.errors import InputError
+from likeness.malloc import keep_freed_memory
 from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
 from likeness.study import ladder, place, progress, tracking
@@ -50,6 +51,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
         would = f"would train {job.who} for {job.settings.num_train_steps} steps into {job.folder}"
         say([], f"nothing to train: {job.folder} is finished" if there else would)
         return job.folder
+    keep_freed_memory()
     with _tracked(job) as run:
         result = dreambooth.train(
             job.base,

@@ -124,7 +124,7 @@ class Ours:
         self.loop = build(run, pipe, f"benchmark-{case}", folder)
         self.gradients = self.loop.trained_from(0)
         pipe.unet.train()
-        self.number = 0
+        self.device, self.number = processes.device, 0
 
     def step(self) -> None:
         self.loop.advance(self.number, self.gradients)

@@ -21,9 +21,11 @@ from typing import Any
 
 import torch
 
+from likeness.malloc import keep_freed_memory
 from likeness.models import resolve_device
 from likeness.prompt_to_prompt.benchmark import interval
-from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, Uncached, load, now
+from likeness.study.training_arms import ARMS, Case, load
+from likeness.study.training_turns import turns
 
 BARS = {"speed-up": 1.35, "share outside": 0.05, "first step": 1.3, "memory": 1.0}
 CARDS = (8, 12, 16, 24)  # GB
@@ -34,74 +36,20 @@ BARE = (
 FIRST_STEP = re.compile(rb"fine-tuning:[^\r\n]*\| *[1-9]\d*/")
 
 
-def compare(case: Case, pairs: int, steps: int, folder: Path) -> dict[str, Any]:
-    """Time both loops in turns, each on weights of its own; return rates, the speed-up and the time around."""
-    arms = {"ours": Ours(case, load(case), folder), "uncached": Uncached(case, load(case), folder)}
-    device = arms["ours"].loop.processes.device
-
-    def seconds(arm: Any) -> float:
-        started = now(device)
-        for _ in range(steps):
-            arm.step()
-        return (now(device) - started) / steps
-
-    for arm in arms.values():
-        seconds(arm)  # warm up
-    taken: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(pairs):
-        for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
-            taken[name].append(seconds(arms[name]))
-    ratios = [slow / fast for slow, fast in zip(taken["uncached"], taken["ours"], strict=True)]
-    found = {"steps per second": {name: 1 / statistics.median(values) for name, values in taken.items()}}
-    found["speed-up"] = dict(zip(("median", "low", "high"), interval(ratios), strict=True))
-    found["share outside"] = outside(arms["ours"], pairs, steps)
-    found |= matrix_share(arms["ours"], 1 / found["steps per second"]["ours"], case)
-    return found
-
-
-def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
-    """Return the share of a steady step that is not the UNet's forward, backward or the optimizer."""
-    shares = []
-    for _ in range(rounds):
-        with Stopwatch(arm).running() as watch:
-            started = now(watch.device)
-            for _ in range(steps):
-                arm.step()
-            total = now(watch.device) - started
-        shares.append(1 - watch.seconds / total)
-    return dict(zip(("median", "low", "high"), interval(shares), strict=True))
-
-
-def matrix_share(arm: Ours, seconds: float, case: Case) -> dict[str, float]:
-    """Return the floating-point rate of a step of `seconds` and its share of the device's measured matrix rate.
-
-    Operations are counted with the UNet as it was before it was compiled or recorded, where the counter sees none.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    loop = arm.loop
-    timed, loop.unet, loop.backward = (loop.unet, loop.backward), loop.pipe.unet, loop.forward_backward
-    try:
-        with FlopCounterMode(display=False) as counter:
-            arm.step()
-    finally:
-        loop.unet, loop.backward = timed
-    rate = matrix_rate(arm.loop.processes.device, case.precision)
-    flops = counter.get_total_flops() / seconds
-    return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
-
-
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """Return the best rate of multiplying two large square matrices, in operations per second."""
-    side = 8192 if device.type == "cuda" else 2048
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(8):
-        started = now(device)
-        a @ b
-        best = max(best, 2 * side**3 / (now(device) - started))
-    return best
+def compare(case: Case, pairs: int, steps: int) -> dict[str, Any]:
+    """Time both loops in turns, each in a process of its own; return rates, the speed-up and the time around."""
+    with turns(case) as arms:
+        for arm in arms.values():
+            arm.ask("seconds", steps)  # warm up
+        taken: dict[str, list[float]] = {name: [] for name in arms}
+        for number in range(pairs):
+            for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
+                taken[name].append(arms[name].ask("seconds", steps))
+        ratios = [slow / fast for slow, fast in zip(taken["uncached"], taken["ours"], strict=True)]
+        found = {"steps per second": {name: 1 / statistics.median(values) for name, values in taken.items()}}
+        found["speed-up"] = dict(zip(("median", "low", "high"), interval(ratios), strict=True))
+        found["share outside"] = arms["ours"].ask("outside", pairs, steps)
+        return found | arms["ours"].ask("matrix_share", statistics.median(taken["ours"]))
 
 
 def first_step(entry: Path, pairs: int) -> dict[str, float]:
@@ -148,6 +96,8 @@ def peak(case: Case, arm: str) -> float | None:
 
 def hold(case: Case, arm: str) -> float:
     """Take two steps in this process and return its peak memory in GB: the device's, or on a CPU the process's."""
+    if arm == "ours":
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         running = ARMS[arm](case, load(case), Path(folder))
         running.step(), running.step()
@@ -212,8 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.memory:
         report["memory"] = memory(case)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            report |= compare(case, arguments.pairs, arguments.steps, Path(folder))
+        report |= compare(case, arguments.pairs, arguments.steps)
         rates = report["steps per second"]
         print(f"{case.shape}, {case.method}, {batch}+{batch}, {case.precision}, {case.device}")
         print(f"steps per second: {rates['ours']:.3f}, uncached {rates['uncached']:.3f}")

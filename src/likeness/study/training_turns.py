@@ -1,0 +1,125 @@
+"""The two loops of the training benchmark, each in a process of its own, which runs steps when it is asked to.
+
+So each has the memory of one training alone, and the C library's allocator as its users have it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from likeness.malloc import keep_freed_memory
+from likeness.prompt_to_prompt.benchmark import interval
+from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, load, now
+
+
+class Turn:
+    """One loop's process, seen from the one that measures."""
+
+    def __init__(self, arm: str, case: Case) -> None:
+        self.command = [sys.executable, "-m", "likeness.study.training_turns", arm, json.dumps(asdict(case))]
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, what: str, *numbers: float) -> Any:
+        """Return what a function of ASKED finds; SystemExit where the process has ended."""
+        with suppress(BrokenPipeError):
+            print(json.dumps([what, *numbers]), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: {' '.join(self.command)} ended with {self.process.wait()}; see above.")
+        return json.loads(line)
+
+
+@contextmanager
+def turns(case: Case) -> Iterator[dict[str, Turn]]:
+    """Start a process for each loop; they end with the block."""
+    started = {arm: Turn(arm, case) for arm in ARMS}
+    try:
+        yield started
+    finally:
+        for turn in started.values():
+            with suppress(BrokenPipeError):
+                turn.process.stdin.close()
+            turn.process.wait()
+
+
+def seconds(arm: Any, steps: int) -> float:
+    """Return how long a step took, over some steps."""
+    device = torch.device(arm.device)
+    started = now(device)
+    for _ in range(steps):
+        arm.step()
+    return (now(device) - started) / steps
+
+
+def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
+    """Return the share of a steady step that is not the UNet's forward, backward or the optimizer."""
+    shares = []
+    for _ in range(rounds):
+        with Stopwatch(arm).running() as watch:
+            total = steps * seconds(arm, steps)
+        shares.append(1 - watch.seconds / total)
+    return dict(zip(("median", "low", "high"), interval(shares), strict=True))
+
+
+def matrix_share(arm: Ours, seconds: float) -> dict[str, float]:
+    """Return the floating-point rate of a step of `seconds` and its share of the device's measured matrix rate.
+
+    Operations are counted with the UNet as it was before it was compiled or recorded, where the counter sees none.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    loop = arm.loop
+    timed, loop.unet, loop.backward = (loop.unet, loop.backward), loop.pipe.unet, loop.forward_backward
+    try:
+        with FlopCounterMode(display=False) as counter:
+            arm.step()
+    finally:
+        loop.unet, loop.backward = timed
+    rate = matrix_rate(loop.processes.device, arm.settings.mixed_precision)
+    flops = counter.get_total_flops() / seconds
+    return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Return the best rate of multiplying two large square matrices, in operations per second."""
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(8):
+        started = now(device)
+        a @ b
+        best = max(best, 2 * side**3 / (now(device) - started))
+    return best
+
+
+ASKED = {"seconds": seconds, "outside": outside, "matrix_share": matrix_share}
+
+
+def main(arguments: list[str]) -> None:
+    """Answer lines of JSON, [function of ASKED, number, ...], with lines of JSON."""
+    name, case = arguments[0], Case(**json.loads(arguments[1]))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    if name == "ours":
+        keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        arm = ARMS[name](case, load(case), Path(folder))
+        for line in sys.stdin:
+            what, *numbers = json.loads(line)
+            print(json.dumps(ASKED[what](arm, *numbers)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
