@@ -106,6 +106,15 @@ def test_the_text_encoders_layers_with_adapters_can_be_chosen():
     assert hashed[1] == hashed[0] | {"lora_text_encoder_targets": ["q_proj"]}
 
 
+@pytest.mark.parametrize("subject", ["bnh", "tuki"])
+def test_the_card_is_of_the_models_that_the_defaults_train(subject):
+    """Under their very names: what can be chosen since then does not rename them while it is left alone."""
+    card = (Path(models.__file__).parent / "paperdoll" / "weights" / "MODEL_CARD.md").read_text()
+    usual = model_folder(train(f"subject={subject}"))
+    assert f"| {usual.name} |" in card
+    assert model_folder(train(f"subject={subject}", "method.cuda_graph=false")) != usual
+
+
 @pytest.mark.filterwarnings("ignore:.*the same picture:UserWarning")
 def test_everything_that_is_trained_on_names_the_model(tmp_path):
     """Bytes count: of photos, captions, pictures of an own class folder and a base model that lies here."""

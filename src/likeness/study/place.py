@@ -11,7 +11,7 @@ from typing import Any
 from likeness import dreambooth, models
 from likeness.config import TEXT_ENCODER_TARGETS, Model, PriorClass, Subject, Sweep, Train, slug
 from likeness.dreambooth import storage
-from likeness.dreambooth.settings import LAYERS, PRECISIONS
+from likeness.dreambooth.settings import PRECISIONS, UNSAID
 from likeness.errors import InputError
 from likeness.subjects import Photo, class_dir_hash, find_photos, photos_hash
 
@@ -102,8 +102,8 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     method = asdict(config.method)
     if tuple(method["lora_text_encoder_targets"]) == TEXT_ENCODER_TARGETS:  # what it was before it could be chosen
         method.pop("lora_text_encoder_targets")
-    for name in LAYERS:
-        if method[name] == "all":  # likewise
+    for name, value in UNSAID.items():
+        if method[name] == value:  # likewise
             method.pop(name)
     prior = asdict(config.prior_class)
     if len(chosen) == 1:  # the subject's own class and that class by name are the same training
