@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "file_hashes": set(),
     "models": {"paperdoll", "file_hashes"},
     "subjects": set(),
-    "dreambooth": {"models", "subjects"},
+    "dreambooth": {"models", "subjects", "malloc"},
     "prompt_to_prompt": set(),
     "metrics": {"paperdoll"},
     "report": {"metrics"},

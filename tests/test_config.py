@@ -292,7 +292,6 @@ def test_one_subject_is_no_list_of_several():
         ("model.revision=main", "on this machine"),
         ("model.variant=fp16 model.source={file}", "a model in one file"),
         ("model=sd15 model.config=/there", "not one file"),
-        ("device=cpu method.cuda_graph=false", "does nothing with a device that is no CUDA GPU"),
     ],
 )
 def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
@@ -317,6 +316,13 @@ def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
 )  # fmt: skip
 def test_an_option_that_acts_is_not(typed):
     refuse_idle(train(*typed.split()), typed.split())
+
+
+def test_a_graph_is_left_out_where_a_gpu_would_have_one():
+    typed = ["device=cpu", "method.cuda_graph=false"]
+    with pytest.raises(InputError, match="does nothing with a device that is no CUDA GPU"):
+        refuse_idle(train(*typed), typed)
+    refuse_idle(sweep(*typed), typed)  # of a model that was trained on one
 
 
 def test_a_subject_file_alone():

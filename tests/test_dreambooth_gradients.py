@@ -67,3 +67,17 @@ def test_small_gradients_keep_their_memory_and_large_ones_are_freed(monkeypatch)
     loss(model, 1).backward()
     held.clear()
     assert all(p.grad is None for p in model.parameters()) and held.tensors() == []
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_large_gradients_that_stay_are_cleared_only_where_a_recording_adds_to_them(monkeypatch, adds):
+    monkeypatch.setattr(gradients, "KEPT", 0)
+    model = network()
+    held = Gradients(list(model.parameters()))
+    held.stay(adds=adds)
+    assert all((p.grad is not None) == adds for p in model.parameters())
+    loss(model, 1).backward()
+    places = [p.grad.data_ptr() for p in model.parameters()]
+    held.clear()
+    assert [p.grad.data_ptr() for p in model.parameters()] == places
+    assert all(bool((p.grad == 0).all()) == adds for p in model.parameters())

@@ -200,7 +200,12 @@ def test_two_trainings_never_share_a_folder(tmp_path):
         tiny.train_tiny(tmp_path / "run")
 
 
-def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("broken_step", [3, 4])
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
+    tmp_path, monkeypatch, broken_step, log_every
+):
+    """Nothing broken is saved, whether the step is followed by its log, another step (3) or a checkpoint (4)."""
     import likeness.dreambooth.loop as module
 
     real, calls = module.dreambooth_loss, [0]
@@ -208,11 +213,12 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tm
     def broken(*args):
         calls[0] += 1
         losses = real(*args)
-        return (losses[0] * float("nan"), *losses[1:]) if calls[0] == 4 else losses
+        return (losses[0] * float("nan"), *losses[1:]) if calls[0] == broken_step else losses
 
     monkeypatch.setattr(module, "dreambooth_loss", broken)
-    with pytest.raises(InputError, match=r"not a number at step 4 .*checkpoint-2 is kept"):
-        tiny.train_tiny(tmp_path / "run")
+    with pytest.raises(InputError, match=rf"not a number at step {broken_step} .*checkpoint-2 is kept"):
+        tiny.train_tiny(tmp_path / "run", log_every=log_every, validation_every=0)
+    assert calls[0] == 4 if broken_step == 4 or log_every == 100 else 3
     monkeypatch.undo()
     assert tiny.train_tiny(tmp_path / "run").resumed_from == 2
 

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; `pytest -m gpu` where there is one. Elsewhere these tests are not collected."""
+"""What only a CUDA device can show; `pytest -m gpu` where there is one."""
 
 import csv
 import json
@@ -79,7 +79,7 @@ def lose_power(event) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_fine_tuning_twice_or_in_two_pieces_gives_the_same_bits(way, tmp_path, class_root):
     finetune(tmp_path / "one", class_root, **WAYS[way])
-    finetune(tmp_path / "two", class_root, **WAYS[way])
+    finetune(tmp_path / "two", tmp_path / "its own class pictures", **WAYS[way])
     with pytest.raises(KeyboardInterrupt):
         finetune(tmp_path / "pieces", class_root, on_event=lose_power, **WAYS[way])
     assert finetune(tmp_path / "pieces", class_root, **WAYS[way]).resumed_from == 4

@@ -36,6 +36,5 @@ def faults(word: str, **environment: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told")
 def test_freed_memory_is_kept_unless_the_user_said_otherwise():
     given_back = faults("given back")
-    assert given_back > 50_000, "a page is 4 kB, and 50 x 16 MB were taken"
-    assert faults("kept") < 1_000
-    assert faults("kept", MALLOC_TRIM_THRESHOLD_="131072") > 50_000
+    assert 10 * faults("kept") < given_back
+    assert 2 * faults("kept", MALLOC_TRIM_THRESHOLD_="131072") > given_back

@@ -38,13 +38,12 @@ def test_operations_are_counted_before_compilation_and_recording(monkeypatch):
     monkeypatch.setattr(training_turns, "matrix_rate", lambda device, precision: 1e6)
     plain, compiled, recorded = torch.nn.Linear(10, 20), object(), object()
     cpu = SimpleNamespace(device=torch.device("cpu"))
-    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu, backward=recorded)
-    loop.forward_backward = lambda: loop.unet(torch.ones(5, 10))
+    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu, recorded=recorded)
     settings = SimpleNamespace(mixed_precision="no")
-    arm = SimpleNamespace(loop=loop, step=lambda: loop.backward(), settings=settings)
+    arm = SimpleNamespace(loop=loop, step=lambda: loop.recorded or loop.unet(torch.ones(5, 10)), settings=settings)
     found = training_turns.matrix_share(arm, 0.01)
     assert found["share of matrix rate"] == pytest.approx(2 * 5 * 10 * 20 / 0.01 / 1e6)
-    assert loop.unet is compiled and loop.backward is recorded
+    assert loop.unet is compiled and loop.recorded is recorded
 
 
 @pytest.mark.slow

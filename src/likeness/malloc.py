@@ -24,3 +24,10 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, ON_THE_HEAP)
         mallopt(TRIM_THRESHOLD, KEPT)
+
+
+def give_back_freed_memory() -> None:
+    """Give back once what is free now, before a long stretch of other work."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

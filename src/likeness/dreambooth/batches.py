@@ -1,4 +1,4 @@
-"""Micro-batches of latents, noise, timesteps, text embeddings: functions of (seed, micro-step, rank).
+"""Micro-batches of latents, noise, timesteps, captions: functions of (seed, micro-step, rank).
 
 The VAE's posterior is cached, not a sample of it, so every step still draws a fresh latent. What produces the
 text embeddings is cached only while it is not trained.
@@ -188,7 +188,7 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
 def encode(vae, pictures: Iterable[Tensor], device: torch.device) -> Posterior:
     """Encode pictures (3, h, w) in [0, 1] in small fixed groups, in the VAE's precision, kept in float32.
 
-    Also within a training step under autocast, so that uncached latents equal cached ones.
+    Whoever calls it under autocast gets the same, so that uncached latents equal cached ones.
     """
     means, stds, pictures = [], [], iter(pictures)
     while group := list(itertools.islice(pictures, ENCODE_BATCH)):

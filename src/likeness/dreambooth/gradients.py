@@ -1,4 +1,4 @@
-"""The gradients of what is trained: where they lie, how they are clipped, cleared, and found not to be numbers."""
+"""The gradients of what is trained: where they lie, how they are clipped, and how they are cleared."""
 
 from __future__ import annotations
 
@@ -58,20 +58,3 @@ class Gradients:
                 p.grad = None
         elif not self.overwritten:
             torch._foreach_zero_(self.tensors())
-
-
-class Unread:
-    """Loss and gradient norm of a step, on their way to the CPU; reading them waits for that step alone."""
-
-    def __init__(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        self.step, self.arrived = step, torch.cuda.Event() if loss.is_cuda else None
-        self.values = torch.stack([loss.detach(), grad_norm]).to("cpu", non_blocking=True)
-        if self.arrived is not None:
-            self.arrived.record()
-
-    def read(self) -> tuple[float, float]:
-        """Return (loss, gradient norm)."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        loss, grad_norm = self.values.tolist()
-        return loss, grad_norm

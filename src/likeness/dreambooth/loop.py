@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from likeness import models
 from likeness.dreambooth import checkpoint, finetuned, storage
 from likeness.dreambooth.batches import Batch
 from likeness.dreambooth.card import write_card
-from likeness.dreambooth.gradients import Gradients, Unread
+from likeness.dreambooth.gradients import Gradients
 from likeness.dreambooth.ladder import Ladder
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
 from likeness.dreambooth.observer import Observer
@@ -48,6 +47,7 @@ from likeness.dreambooth.setup import (
 from likeness.dreambooth.trainable import Trainable, check_optimizer, prepare
 from likeness.dreambooth.validation import Validation
 from likeness.errors import InputError
+from likeness.malloc import give_back_freed_memory
 from likeness.models import ModelSource, load_pipeline, weights_id
 
 
@@ -105,6 +105,7 @@ def build(run: Run, pipe, model_id: str, class_root: Path) -> Loop:
     scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.mixed_precision == "fp16")
     observer = Observer(run, pipe, trainable, validation)
     processes.on_main(lambda: observer.meet_base(model_id, class_root))
+    give_back_freed_memory()  # of drawing and caching
     return Loop(run, pipe, trainable, batches, observer, noise_scheduler, scaler)
 
 
@@ -122,7 +123,7 @@ class Loop:
         self.kept = "there is no checkpoint yet"
         self.whole: set[str] = set()  # checkpoints that this process wrote or read
         self.unread: Unread | None = None  # of the last step
-        self.backward: Callable[[Batch], torch.Tensor] = self.forward_backward  # or a recording of it
+        self.recorded: Recorded | None = None  # forward_backward, on a GPU
 
     def begin(self) -> int:
         """Load the newest whole checkpoint and open the history; return the step to go on from."""
@@ -142,6 +143,13 @@ class Loop:
 
     def fit(self, first_step: int) -> dict[str, float]:
         """Train to the end and save the model; return the last values reported."""
+        try:
+            self._train_from(first_step)
+        finally:
+            self.recorded = None  # it refers to this loop, and both would live on with all their memory
+        return self._finish()
+
+    def _train_from(self, first_step: int) -> None:
         settings, trainable = self.settings, self.trainable
         gradients = self.trained_from(first_step)
         self.pipe.unet.train()
@@ -166,7 +174,6 @@ class Loop:
                 bar.set_postfix(loss=f"{losses[0].item():.3f}", refresh=False)
                 clock, since = now, done
             clock += self._every_so_often(done)
-        return self._finish()
 
     def advance(self, step: int, gradients: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one optimizer step; return the three mean losses and the gradient's norm before clipping."""
@@ -177,10 +184,11 @@ class Loop:
     def _accumulate(self, step: int) -> torch.Tensor:
         """Run forward and backward over the micro-batches of one step; return the three mean losses."""
         settings, processes, total = self.settings, self.processes, 0
+        run = self.recorded or self.forward_backward
         accumulation = settings.gradient_accumulation_steps
         for part in range(accumulation):
             batch = self.batches.batch(step * accumulation + part, processes.rank, processes.world)
-            total = total + self.backward(batch) / accumulation
+            total = total + run(batch) / accumulation
         processes.average([total])
         return total
 
@@ -240,6 +248,9 @@ class Loop:
     def trained_from(self, step: int) -> Gradients:
         """Return the gradients of what is trained from here on; a text encoder whose share is over is frozen."""
         settings, trainable = self.settings, self.trainable
+        self.recorded = None
+        for p in trainable.parameters():
+            p.grad = None  # where a recording had them
         if step >= settings.text_encoder_steps:
             if "text_encoder" in trainable.parts:
                 trainable.freeze("text_encoder")
@@ -249,10 +260,10 @@ class Loop:
                     self.batches.cache_embeddings()
         else:
             self.pipe.text_encoder.train()
-        gradients, self.backward = Gradients(trainable.active()), self.forward_backward
+        gradients = Gradients(trainable.active())
         if settings.cuda_graph and self.processes.device.type == "cuda":
             adds = settings.gradient_accumulation_steps > 1
-            self.backward = Recorded(self.forward_backward, gradients, adds=adds)
+            self.recorded = Recorded(self.forward_backward, gradients, adds=adds)
         return gradients
 
     def _log(self, step: int, losses: torch.Tensor, grad_norm: torch.Tensor, rate: float) -> None:
@@ -340,6 +351,23 @@ class Loop:
         self.ladder.remove()
         run.on_event(Event("done", step, values, path=run.out))
         return step, values
+
+
+class Unread:
+    """Loss and gradient norm of a step, on their way to the CPU; reading them waits for that step alone."""
+
+    def __init__(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        self.step, self.arrived = step, torch.cuda.Event() if loss.is_cuda else None
+        self.values = torch.stack([loss.detach(), grad_norm]).to("cpu", non_blocking=True)
+        if self.arrived is not None:
+            self.arrived.record()
+
+    def read(self) -> tuple[float, float]:
+        """Return (loss, gradient norm)."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        loss, grad_norm = self.values.tolist()
+        return loss, grad_norm
 
 
 def _finished(run: Run) -> dict | None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from likeness.errors import InputError
 
 Result = TypeVar("Result")
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # without it torch takes no matrix product for reproducible
 
 
 class Processes:
@@ -31,8 +30,6 @@ class Processes:
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
-        if self.device.type == "cuda":
-            os.environ.setdefault(WORKSPACE, ":4096:8")
 
     def autocast(self):
         """Return the context in which the forward pass runs."""
@@ -44,7 +41,8 @@ class Processes:
         if self.device.type != "cuda":
             yield
             return
-        asked = torch.get_deterministic_debug_mode()
+        asked = torch.are_deterministic_algorithms_enabled()
+        warned = torch.is_deterministic_algorithms_warn_only_enabled()
         filling, trying = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before writing to it
@@ -52,7 +50,7 @@ class Processes:
         try:
             yield
         finally:
-            torch.set_deterministic_debug_mode(asked)
+            torch.use_deterministic_algorithms(asked, warn_only=warned)
             torch.utils.deterministic.fill_uninitialized_memory = filling
             torch.backends.cudnn.benchmark = trying
 

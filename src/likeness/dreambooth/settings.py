@@ -18,7 +18,7 @@ METHODS = ("full", "lora")
 UNET_LAYERS = ("all", "crossattn", "crossattn_kv")
 TEXT_ENCODER_LAYERS = ("all", "identifier")
 LAYERS = ("unet_layers", "text_encoder_layers")  # of method=full
-# What these say was so before it could be chosen: not in a run's identity, so that finished ones stay what they are.
+# Defaults that came later: left out of a run's identity, so that they do not rename what was trained before.
 UNSAID = {"unet_layers": "all", "text_encoder_layers": "all", "cuda_graph": True}
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
 POLYNOMIAL_END = 1e-7  # learning rate at which lr_scheduler=polynomial ends, diffusers' lr_end

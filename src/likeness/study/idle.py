@@ -44,8 +44,10 @@ def _nothing_is_sampled(config: Train | Sweep) -> bool:
     return isinstance(config, Train) and not (config.sample_every or config.schedule.ladder)
 
 
-def _on_gpu(config: Train | Sweep) -> bool:
-    return models.resolve_device(config.device).startswith("cuda")
+def _trains_elsewhere(config: Train | Sweep) -> bool:
+    """Say whether this very command trains without a GPU; a sweep may name a model that was trained on one."""
+    there = isinstance(config, Sweep) or config.dry_run or models.resolve_device(config.device).startswith("cuda")
+    return not there
 
 
 def _kind_of_model(config: Train | Sweep) -> str:
@@ -133,7 +135,7 @@ IDLE = (
         "sample_every=0 and no ladder",
         "leave it out, or give sample_every a number of steps",
     ),
-    Idle(("method.cuda_graph",), lambda c: not _on_gpu(c), "a device that is no CUDA GPU", LEAVE),
+    Idle(("method.cuda_graph",), _trains_elsewhere, "a device that is no CUDA GPU", LEAVE),
     Idle(
         ("model.revision",), lambda c: _kind_of_model(c) != "hub", "a model that is on this machine", LEAVE
     ),

@@ -20,7 +20,6 @@ from likeness.dreambooth import Concept, TrainSettings
 from likeness.dreambooth.batches import tokenize
 from likeness.dreambooth.loop import build
 from likeness.dreambooth.processes import Processes
-from likeness.dreambooth.recorded import Recorded
 from likeness.dreambooth.setup import PRECISION, Run, training_scheduler
 from likeness.dreambooth.trainable import prepare
 from likeness.models import ModelSource, load_pipeline
@@ -196,14 +195,13 @@ class Stopwatch:
         """Measure every call inside the block."""
         loop, backward = self.arm.loop, Tensor.backward
         unet, optimizer = loop.unet, loop.trainable.optimizer
-        step, both = optimizer.step, loop.backward
+        step, recorded = optimizer.step, loop.recorded
         loop.unet, optimizer.step, Tensor.backward = self._timed(unet), self._timed(step), self._timed(backward)
-        if isinstance(both, Recorded):
-            loop.backward = self._timed(both)
+        loop.recorded = recorded and self._timed(recorded)
         try:
             yield self
         finally:
-            loop.unet, optimizer.step, Tensor.backward, loop.backward = unet, step, backward, both
+            loop.unet, optimizer.step, Tensor.backward, loop.recorded = unet, step, backward, recorded
 
 
 def now(device: torch.device) -> float:

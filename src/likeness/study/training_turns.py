@@ -1,6 +1,7 @@
 """The two loops of the training benchmark, each in a process of its own, which runs steps when it is asked to.
 
-So each has the memory of one training alone, and the C library's allocator as its users have it.
+So each has the memory of one training alone (but for a GPU's, which they share), and the C library's allocator as its
+users have it: the trainer's commands set it up, the scripts do not.
 """
 
 from __future__ import annotations
@@ -72,22 +73,22 @@ def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
     return dict(zip(("median", "low", "high"), interval(shares), strict=True))
 
 
-def matrix_share(arm: Ours, seconds: float) -> dict[str, float]:
-    """Return the floating-point rate of a step of `seconds` and its share of the device's measured matrix rate.
+def matrix_share(arm: Ours, step_seconds: float) -> dict[str, float]:
+    """Return the floating-point rate of a step of `step_seconds` and its share of the device's measured matrix rate.
 
     Operations are counted with the UNet as it was before it was compiled or recorded, where the counter sees none.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     loop = arm.loop
-    timed, loop.unet, loop.backward = (loop.unet, loop.backward), loop.pipe.unet, loop.forward_backward
+    timed, loop.unet, loop.recorded = (loop.unet, loop.recorded), loop.pipe.unet, None
     try:
         with FlopCounterMode(display=False) as counter:
             arm.step()
     finally:
-        loop.unet, loop.backward = timed
+        loop.unet, loop.recorded = timed
     rate = matrix_rate(loop.processes.device, arm.settings.mixed_precision)
-    flops = counter.get_total_flops() / seconds
+    flops = counter.get_total_flops() / step_seconds
     return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
 
 
