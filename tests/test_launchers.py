@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from likeness import launch
 from likeness.study import cells, dry_run, evaluate_cells, failures
+from likeness.study.cell import finished_cell
 from likeness.study.plan import plan_edit
 from likeness.study.progress import SweepProgress
 
@@ -228,7 +229,7 @@ def test_a_dry_run_counts_the_models_that_would_be_trained(out, capsys, monkeypa
     monkeypatch.setattr(dry_run, "TOTAL", dry_run.Total())
     for arguments in (("target=cake",), ("target=pizza", "subject=bnh"), ("target=cake", "subject=bnh")):
         cell = tiny_study.sweep_of(out, "edit=local", "dry_run=true", "train_missing=true", *arguments)
-        dry_run.dry_run(cell, plan_edit(cell), "python train.py")
+        dry_run.dry_run(cell, plan_edit(cell), "python train.py", finished_cell)
     dry_run.print_total()
     assert "3 to draw, about" in (shown := capsys.readouterr().out) and "plus 1 training, time not known" in shown
 

@@ -44,7 +44,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
         from likeness.study.dry_run import dry_run
 
         refuse_idle(sweep, overrides)
-        dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides))
+        dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
         return None
     keep_freed_memory()
     started, cell, drawn = time.perf_counter(), None, False

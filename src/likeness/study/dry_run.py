@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,6 @@ from likeness.config import Sweep
 from likeness.dreambooth import is_finished
 from likeness.errors import InputError
 from likeness.study import cells, place
-from likeness.study.cell import finished_cell
 from likeness.study.plan import EditPlan, label
 from likeness.study.progress import duration
 
@@ -36,8 +36,10 @@ class Total:
 TOTAL = Total()
 
 
-def dry_run(sweep: Sweep, plan: EditPlan, command: str) -> None:
-    """Print one cell and add it to the total."""
+def dry_run(
+    sweep: Sweep, plan: EditPlan, command: str, finished_cell: Callable[[Sweep, EditPlan], Path | None]
+) -> None:
+    """Print one cell and add it to the total; `finished_cell` returns where it lies, None if it would be drawn."""
     TOTAL.cells += 1
     missing, done = what_is_missing(sweep, command), None
     if not missing:
