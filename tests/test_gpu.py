@@ -13,7 +13,7 @@ import tiny_dreambooth as tiny
 import torch
 from golden_unet import random_unet
 
-from likeness.dreambooth import Concept, TrainSettings, gradients, load_finetuned, train
+from likeness.dreambooth import Concept, gradients, load_finetuned, train
 from likeness.dreambooth.batches import Batches
 from likeness.errors import InputError
 from likeness.models import ModelSource, load_pipeline
@@ -52,13 +52,12 @@ def finetune(out: Path, class_root: Path, **options):
     """Fine-tune the embedded model for eight steps."""
     known = {name: options.pop(name) for name in tiny.CALLBACKS if name in options}
     quick = {
-        "num_train_steps": 8, "learning_rate": 1e-4, "train_batch_size": 2, "num_class_images": 8,
-        "class_num_inference_steps": 4, "log_every": 3, "checkpoint_every": 4, "sample_every": 0,
-        "validation_every": 8, "progress_bars": False,
+        "num_train_steps": 8, "learning_rate": 1e-4, "class_num_inference_steps": 4, "log_every": 3,
+        "checkpoint_every": 4, "validation_every": 8, "progress_bars": False,
     }  # fmt: skip
     photos = find_photos(FOLDER / "tuki")
     concept = Concept("tuki", "justin bieber", "photo of tuki justin bieber", photos, ["photo of justin bieber"])
-    settings = TrainSettings(**(quick | options))
+    settings = tiny.settings(**(quick | options))
     return train(EMBEDDED, [concept], settings, out, class_root=class_root, device="cuda", **known)
 
 
@@ -179,24 +178,24 @@ def test_whole_samplings_of_the_reference(case, tiny_pipe):
     golden.sampled(tiny_pipe, case, noise, golden.E2E_ARRAYS[case["key"]])
 
 
-def run(out: Path, *words: str) -> str:
+def run(*words: str) -> str:
     """Run a command of the README and return what it printed."""
-    command = [sys.executable, *words, f"out={out}", "logger=none", "device=cuda"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.timeout(600)
 def test_the_commands_train_with_health_edit_and_replay(tmp_path):
-    small = ["schedule.num_train_steps=8", "prior_class.num_class_images=16"]
-    run(tmp_path, "train.py", "subject=tuki", "sample_every=8", *small)
+    small = [
+        "subject=tuki", "schedule.num_train_steps=8", "prior_class.num_class_images=16", f"out={tmp_path}",
+        "logger=none", "device=cuda",
+    ]  # fmt: skip
+    run("train.py", "sample_every=8", *small)
     (history,) = tmp_path.glob("models/*/*/history.csv")
     rows = list(csv.DictReader(history.open()))
     assert float(rows[-1]["health/identifier_entropy"]) > 0 and float(rows[-1]["health/prior_drift_lpips"]) >= 0
-    run(tmp_path, "sweep.py", "subject=tuki", "edit=local", "seeds=[0,1]", *small)
+    run("sweep.py", "edit=local", "seeds=[0,1]", *small)
     (cell,) = tmp_path.glob("cells/*/record.json")
     assert json.loads(cell.read_text())["device"] == "cuda"
-    command = [sys.executable, "-m", "likeness.replay", str(cell)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout == "identical: 6 pictures\n", done.stderr[-3000:]
+    assert run("-m", "likeness.replay", str(cell)) == "identical: 6 pictures\n"

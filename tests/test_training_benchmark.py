@@ -35,12 +35,11 @@ def test_the_first_step_is_seen_on_the_bar(shown, moved):
 
 
 def test_operations_are_counted_before_compilation_and_recording(monkeypatch):
-    monkeypatch.setattr(training_turns, "matrix_rate", lambda device, precision: 1e6)
+    monkeypatch.setattr(training_turns, "matmul_flops_per_second", lambda device, dtype: 1e6)
     plain, compiled, recorded = torch.nn.Linear(10, 20), object(), object()
-    cpu = SimpleNamespace(device=torch.device("cpu"))
-    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), processes=cpu, recorded=recorded)
-    settings = SimpleNamespace(mixed_precision="no")
-    arm = SimpleNamespace(loop=loop, step=lambda: loop.recorded or loop.unet(torch.ones(5, 10)), settings=settings)
+    loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), recorded=recorded)
+    arm = SimpleNamespace(loop=loop, step=lambda: loop.recorded or loop.unet(torch.ones(5, 10)))
+    arm.settings, arm.device = SimpleNamespace(mixed_precision="no"), torch.device("cpu")
     found = training_turns.matrix_share(arm, 0.01)
     assert found["share of matrix rate"] == pytest.approx(2 * 5 * 10 * 20 / 0.01 / 1e6)
     assert loop.unet is compiled and loop.recorded is recorded

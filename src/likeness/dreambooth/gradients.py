@@ -17,10 +17,10 @@ class Gradients:
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters, self.buffer, self.freed, self.overwritten = parameters, None, True, False
+        self.parameters, self.buffer, self.clearing = parameters, None, "free"  # or "zero", or "leave"
         sizes = [p.numel() for p in parameters]
         if parameters and 4 * sum(sizes) <= KEPT:
-            self.buffer = torch.zeros(sum(sizes), device=parameters[0].device)
+            self.buffer, self.clearing = torch.zeros(sum(sizes), device=parameters[0].device), "zero"
             for p, piece in zip(parameters, self.buffer.split(sizes), strict=True):
                 p.grad = piece.view_as(p)
 
@@ -47,14 +47,14 @@ class Gradients:
         """Keep large gradients where the next backward has them, which `adds` to what is there or overwrites it."""
         if self.buffer is not None:
             return
-        self.freed, self.overwritten = False, not adds
+        self.clearing = "zero" if adds else "leave"
         for p in self.parameters:
             p.grad = torch.zeros_like(p) if adds else None
 
     def clear(self) -> None:
         """Forget the gradients of this step."""
-        if self.buffer is None and self.freed:
+        if self.clearing == "zero":
+            torch._foreach_zero_(self.tensors())
+        elif self.clearing == "free":
             for p in self.parameters:
                 p.grad = None
-        elif not self.overwritten:
-            torch._foreach_zero_(self.tensors())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -35,8 +35,7 @@ class Recorded:
         return self.losses.clone()
 
     def _record(self, batch: Batch) -> None:
-        names = [field.name for field in fields(batch)]
-        self.batch = replace(batch, **{name: getattr(batch, name).clone() for name in names})
+        self.batch = Batch(*(values.clone() for values in _tensors(batch)))
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(current)
         with torch.cuda.stream(aside):

@@ -46,8 +46,8 @@ def _nothing_is_sampled(config: Train | Sweep) -> bool:
 
 def _trains_elsewhere(config: Train | Sweep) -> bool:
     """Say whether this very command trains without a GPU; a sweep may name a model that was trained on one."""
-    there = isinstance(config, Sweep) or config.dry_run or models.resolve_device(config.device).startswith("cuda")
-    return not there
+    trains = isinstance(config, Train) and not config.dry_run
+    return trains and not models.resolve_device(config.device).startswith("cuda")
 
 
 def _kind_of_model(config: Train | Sweep) -> str:

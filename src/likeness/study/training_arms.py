@@ -22,9 +22,10 @@ from likeness.dreambooth.loop import build
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.setup import PRECISION, Run, training_scheduler
 from likeness.dreambooth.trainable import prepare
+from likeness.malloc import keep_freed_memory
 from likeness.models import ModelSource, load_pipeline
 from likeness.paperdoll.weights import pipeline_dir
-from likeness.prompt_to_prompt.benchmark_models import sd15_unet
+from likeness.prompt_to_prompt.benchmark_models import sd15_unet, wait
 from likeness.subjects import find_photos, load_photos
 
 CLASS_PICTURES = 8
@@ -175,6 +176,13 @@ class Uncached:
 ARMS = {"ours": Ours, "uncached": Uncached}
 
 
+def start(arm: str, case: Case, folder: Path) -> Ours | Uncached:
+    """Return a loop before its first step, in a process that is set up as its users have it."""
+    if arm == "ours":
+        keep_freed_memory()
+    return ARMS[arm](case, load(case), folder)
+
+
 class Stopwatch:
     """Seconds in the UNet's forward, in backward (or a recording of both) and in the optimizer, while `running`."""
 
@@ -206,6 +214,5 @@ class Stopwatch:
 
 def now(device: torch.device) -> float:
     """Return the time when everything asked of the device so far is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return time.perf_counter()

@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 
-from likeness.malloc import keep_freed_memory
 from likeness.models import resolve_device
 from likeness.prompt_to_prompt.benchmark import interval
-from likeness.study.training_arms import ARMS, Case, load
+from likeness.study.training_arms import ARMS, Case, start
 from likeness.study.training_turns import turns
 
 BARS = {"speed-up": 1.35, "share outside": 0.05, "first step": 1.3, "memory": 1.0}
@@ -96,10 +95,8 @@ def peak(case: Case, arm: str) -> float | None:
 
 def hold(case: Case, arm: str) -> float:
     """Take two steps in this process and return its peak memory in GB: the device's, or on a CPU the process's."""
-    if arm == "ours":
-        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        running = ARMS[arm](case, load(case), Path(folder))
+        running = start(arm, case, Path(folder))
         running.step(), running.step()
     if case.device.startswith("cuda"):
         return torch.cuda.max_memory_reserved() / 1e9

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from likeness.malloc import keep_freed_memory
+from likeness.dreambooth.setup import PRECISION
 from likeness.prompt_to_prompt.benchmark import interval
-from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, load, now
+from likeness.prompt_to_prompt.benchmark_models import matmul_flops_per_second
+from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, now, start
 
 
 class Turn:
@@ -56,11 +57,10 @@ def turns(case: Case) -> Iterator[dict[str, Turn]]:
 
 def seconds(arm: Any, steps: int) -> float:
     """Return how long a step took, over some steps."""
-    device = torch.device(arm.device)
-    started = now(device)
+    started = now(arm.device)
     for _ in range(steps):
         arm.step()
-    return (now(device) - started) / steps
+    return (now(arm.device) - started) / steps
 
 
 def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
@@ -87,22 +87,9 @@ def matrix_share(arm: Ours, step_seconds: float) -> dict[str, float]:
             arm.step()
     finally:
         loop.unet, loop.recorded = timed
-    rate = matrix_rate(loop.processes.device, arm.settings.mixed_precision)
+    rate = matmul_flops_per_second(arm.device, getattr(torch, PRECISION[arm.settings.mixed_precision]))
     flops = counter.get_total_flops() / step_seconds
     return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
-
-
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """Return the best rate of multiplying two large square matrices, in operations per second."""
-    side = 8192 if device.type == "cuda" else 2048
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(8):
-        started = now(device)
-        a @ b
-        best = max(best, 2 * side**3 / (now(device) - started))
-    return best
 
 
 ASKED = {"seconds": seconds, "outside": outside, "matrix_share": matrix_share}
@@ -113,10 +100,8 @@ def main(arguments: list[str]) -> None:
     name, case = arguments[0], Case(**json.loads(arguments[1]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    if name == "ours":
-        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        arm = ARMS[name](case, load(case), Path(folder))
+        arm = start(name, case, Path(folder))
         for line in sys.stdin:
             what, *numbers = json.loads(line)
             print(json.dumps(ASKED[what](arm, *numbers)), file=answers, flush=True)
