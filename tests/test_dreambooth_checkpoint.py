@@ -191,6 +191,7 @@ def test_another_number_of_processes_is_refused_and_other_devices_or_threads_nam
 
     here, said = json.loads(file.read_text()), []
     assert here["threads"] == torch.get_num_threads()
-    file.write_text(json.dumps(here | {"threads": 99, "device": "cpu"}))
+    file.write_text(json.dumps(here | {"threads": 99, "device": "cpu", "torch": "2.0"}))
     assert find(tmp_path / "run", here | {"device": "cpu"}, said) == file.parent
     assert f"with 99 CPU thread(s), this launch has {here['threads']}" in said[0]
+    assert f"by torch 2.0, this launch has torch {torch.__version__}" in said[1]

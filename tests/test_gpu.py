@@ -29,7 +29,9 @@ SOURCE, TARGET = "painting of a man eating a burger", "painting of a man eating 
 WAYS = {
     "whole model, float32": {"train_text_encoder": True},
     "whole model, bfloat16": {"train_text_encoder": 0.5, "mixed_precision": "bf16", "gradient_checkpointing": True},
-    "whole model, float16": {"mixed_precision": "fp16", "learning_rate": 1e-5},
+    "UNet, float16": {"mixed_precision": "fp16", "learning_rate": 1e-5},
+    "whole model, float16": {"mixed_precision": "fp16", "learning_rate": 1e-5, "train_text_encoder": 0.5},
+    "identifier alone": {"train_text_encoder": True, "text_encoder_layers": "identifier"},
     "LoRA, bfloat16": {"method": "lora", "lora_text_encoder": True, "mixed_precision": "bf16"},
     "compiled, bfloat16": {"mixed_precision": "bf16", "compile": True},
 }
@@ -58,7 +60,9 @@ def finetune(out: Path, class_root: Path, **options):
     photos = find_photos(FOLDER / "tuki")
     concept = Concept("tuki", "justin bieber", "photo of tuki justin bieber", photos, ["photo of justin bieber"])
     settings = tiny.settings(**(quick | options))
-    return train(EMBEDDED, [concept], settings, out, class_root=class_root, device="cuda", **known)
+    result = train(EMBEDDED, [concept], settings, out, class_root=class_root, device="cuda", **known)
+    assert json.loads((out / "settings.json").read_text())["device"] == "cuda"
+    return result
 
 
 def trained(out: Path) -> dict[str, torch.Tensor]:
@@ -89,7 +93,7 @@ def test_fine_tuning_twice_or_in_two_pieces_gives_the_same_bits(way, tmp_path, c
     load_finetuned(EMBEDDED, tmp_path / "one", "float16", "cuda")
 
 
-@pytest.mark.parametrize("way", ["whole model, float32", "whole model, float16"])
+@pytest.mark.parametrize("way", ["whole model, float32", "UNet, float16"])
 @pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 2, "crops": -1, "ema_decay": 0.9}], ids=str)
 def test_a_recorded_training_is_the_one_of_single_kernels(way, more, tmp_path, class_root, monkeypatch):
     """Except for a text encoder in half precision, which transformers < 5.23 gives its causal mask while recording."""

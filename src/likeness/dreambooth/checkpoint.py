@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
     """Return the newest whole checkpoint of this very run; name torn ones, refuse foreign or changed ones.
 
     `about` is what `save` was given. Another number of processes draws other random numbers and is refused;
-    another kind of device, or on a CPU another number of threads, rounds otherwise and is named.
+    another device or version of torch, or on a CPU another number of threads, rounds otherwise and is named.
     """
     for folder in _numbered(out):
         state = read_json(folder / STATE)
@@ -90,19 +90,26 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
                 f"{folder} was trained by {state['world']} process(es) and this launch has {about['world']}, which "
                 f"would draw other random numbers; go on with {state['world']}, or choose another output folder."
             )
-        if state["device"] != about["device"]:
-            notices.append(
-                f"{folder.name} was trained on {state['device']}, this launch is on {about['device']}: the result "
-                "will not be the same to the last bit"
-            )
-        elif about["device"] == "cpu" and state.get("threads", about["threads"]) != about["threads"]:
-            notices.append(
-                f"{folder.name} was trained with {state['threads']} CPU thread(s), this launch has "
-                f"{about['threads']}: the result will not be the same to the last bit (set OMP_NUM_THREADS="
-                f"{state['threads']} for that)"
-            )
+        notices += [
+            f"{folder.name} was trained {then}, this launch {now}: the result will not be the same to the last bit{hint}"
+            for then, now, hint in _rounding(state, about)
+        ]
         return folder
     return None
+
+
+def _rounding(state: dict[str, Any], about: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Give what was, what is and what to do, of everything that makes the same sums round otherwise."""
+    was = about | state  # what an older version did not write down counts as the same
+    if was["device"] != about["device"]:
+        yield f"on {was['device']}", f"is on {about['device']}", ""
+    elif was["gpu"] != about["gpu"]:
+        yield f"on an {was['gpu']}", f"is on an {about['gpu']}", ""
+    elif about["device"] == "cpu" and was["threads"] != about["threads"]:
+        hint = f" (set OMP_NUM_THREADS={was['threads']} for that)"
+        yield f"with {was['threads']} CPU thread(s)", f"has {about['threads']}", hint
+    if was["torch"] != about["torch"]:
+        yield f"by torch {was['torch']}", f"has torch {about['torch']}", ""
 
 
 def load(folder: Path, trainable: Trainable, scaler) -> int:

@@ -303,11 +303,14 @@ class Loop:
 
     def _about(self) -> dict:
         """Return what decides how a checkpoint goes on, besides the tensors in it."""
+        device = self.processes.device
         return {
             "identity": self.run.identity,
             "world": self.processes.world,
-            "device": self.processes.device.type,
+            "device": device.type,
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
         }
 
     def _save_checkpoint(self, step: int) -> Path:

@@ -22,8 +22,8 @@ class Processes:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        if AcceleratorState._shared_state:  # an earlier run of this process, perhaps at another precision
-            AcceleratorState._reset_state()
+        if AcceleratorState._shared_state:  # an earlier run of this process, perhaps at another precision or device
+            AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         _choose_gpu(device)
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
         self.rank = self.accelerator.process_index

@@ -45,7 +45,8 @@ class Recorded:
         current.wait_stream(aside)
         self.gradients.stay(adds=self.adds)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
+        # torch's own stream belongs to the GPU first used; other threads may use the GPU meanwhile
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             self.losses = self.run(self.batch)
         self.graph = graph
 
