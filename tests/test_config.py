@@ -279,6 +279,7 @@ def test_one_subject_is_no_list_of_several():
         ("method=lora method.train_text_encoder=false", "use method.lora_text_encoder"),
         ("method=lora method.unet_layers=crossattn", "does nothing with method=lora; use method.lora_targets"),
         ("method=lora method.text_encoder_layers=identifier", "does nothing with method=lora"),
+        ("method=lora model.text_encoder_layers=all", "does nothing with method=lora"),
         ("model.train_text_encoder=0 method.text_encoder_layers=identifier", "that is not trained"),
         ("method.train_text_encoder=false schedule.text_encoder_learning_rate=1e-5", "that is not trained"),
         ("prior_class=none prior_class.num_class_images=20", "such as prior_class=none; leave it out"),

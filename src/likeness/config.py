@@ -85,10 +85,12 @@ class Model:
     num_class_images: int = 50
     class_prompts: list[str] = field(default_factory=lambda: ["photo of {class_word}"])
     train_text_encoder: Any = 0.0  # as in Method, whichever method is chosen
+    text_encoder_layers: str = "all"  # as in Method
+    prior_loss_weight: float = 1.0
     train_batch_size: int = 1
     num_train_steps: dict[str, int] = field(default_factory=dict)  # by schedule
     learning_rate: dict[str, float] = field(default_factory=dict)  # by method
-    text_encoder_learning_rate: dict[str, float] = field(default_factory=dict)  # by method
+    text_encoder_learning_rate: dict[str, dict[str, float]] = field(default_factory=dict)  # by method and layers
     lr_scheduler: str = "constant"
 
 
@@ -338,6 +340,8 @@ def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any
     _one_of("logger.mode", typed.logger.mode, LOGGER_MODES)
     for name in ("train_text_encoder", "lora_text_encoder"):
         setattr(typed.method, name, _share(f"method.{name}", getattr(typed.method, name)))
+    if not typed.method.train_text_encoder:  # the model's choice of layers has no say in a text encoder that is frozen
+        typed.method.text_encoder_layers = Method.text_encoder_layers
     return typed
 
 

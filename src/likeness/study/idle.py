@@ -73,13 +73,13 @@ IDLE = (
     ),
     Idle(("method.train_text_encoder",), _lora, "method=lora", "use method.lora_text_encoder"),
     Idle(
-        ("method.unet_layers", "method.text_encoder_layers"),
+        ("method.unet_layers", "method.text_encoder_layers", "model.text_encoder_layers"),
         _lora,
         "method=lora",
         "use method.lora_targets or method.lora_text_encoder_targets",
     ),
     Idle(
-        ("method.text_encoder_layers",),
+        ("method.text_encoder_layers", "model.text_encoder_layers"),
         _text_encoder_is_frozen,
         "a text encoder that is not trained",
         "leave it out, or train it with model.train_text_encoder=true",
@@ -94,6 +94,7 @@ IDLE = (
         (
             "prior_class.num_class_images", "prior_class.prior_loss_weight", "prior_class.num_inference_steps",
             "prior_class.class_word", "model.num_class_images", "model.class_prompts",
+            "model.prior_loss_weight",
         ),
         _no_prior,
         "a prior class without prompts, such as prior_class=none",

@@ -83,7 +83,7 @@ DRAWING = (
 )  # fmt: skip
 CHOSEN_FROM = (
     "num_train_steps", "learning_rate", "text_encoder_learning_rate", "lr_scheduler", "class_prompts",
-    "train_text_encoder",
+    "train_text_encoder", "text_encoder_layers", "prior_loss_weight",
 )  # fmt: skip
 
 
