@@ -31,7 +31,8 @@ def tiny_sd(tmp_path_factory) -> Path:
     table = torch.zeros(49408, weights[name].shape[1])
     table[token_ids] = weights[name]
     random_unet("unet_3_levels").save_pretrained(folder / "unet")
-    save_file(weights | {name: table}, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+    named = {f"text_model.{key}": tensor for key, tensor in (weights | {name: table}).items()}  # transformers < 5.6
+    save_file(named, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -58,6 +58,7 @@ def field_backbones(root, monkeypatch, *, nets=("squeeze",)):
     from likeness.metrics import backbones
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(root / "hub"), raising=False)  # before 5
     trunks(root, monkeypatch, nets)
     for number, repository in enumerate((backbones.DINO_STRUCTURE, backbones.DINO_SUBJECT, backbones.CLIP_REPOSITORY)):
         home = backbones.cache_folder(repository)
