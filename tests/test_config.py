@@ -199,6 +199,25 @@ def test_stable_diffusion_learns_a_face_with_its_text_encoder(method, rate, sche
     assert place.settings(train(*told, "model.train_text_encoder=false")).text_encoder_steps == 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "layers", "rate"),
+    [
+        ("model=paperdoll", "identifier", 1e-2),
+        ("model=paperdoll method.text_encoder_layers=all", "all", 4.5e-4),
+        ("model=sd15 method.text_encoder_layers=identifier device=cpu", "identifier", 5e-4),
+        ("model=paperdoll method.train_text_encoder=false", "all", 1e-2),
+    ],
+)
+def test_the_text_encoders_rate_is_that_of_the_layers_trained(typed, layers, rate):
+    settings = place.settings(train(*typed.split()))
+    assert (settings.text_encoder_layers, settings.text_encoder_learning_rate) == (layers, rate)
+
+
+def test_unknown_layers_are_named_with_the_known():
+    with pytest.raises(InputError, match=r"text_encoder_layers=some is unknown; choose one of all, identifier"):
+        train("method.text_encoder_layers=some")
+
+
 def test_metrics_follow_the_model():
     assert sweep("model=paperdoll").metrics.name == "embedded"
     assert sweep("model=sd15").metrics.name == "standard"
@@ -249,11 +268,6 @@ def test_an_added_key_cannot_slip_past_the_schema(extra):
 def test_values_out_of_range_say_what_is_expected(override, message):
     with pytest.raises(InputError, match=message):
         sweep(override)
-
-
-def test_a_word_swap_holds_its_maps_as_long_as_suits_the_model():
-    assert sweep("edit=local").edit.cross_replace_steps == [0.0, 0.5]
-    assert sweep("edit=blend", "model=sd15").edit.cross_replace_steps == [0.0, 0.8]
 
 
 def test_a_list_of_subjects_in_one_group_is_refused():

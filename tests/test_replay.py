@@ -30,7 +30,7 @@ def recorded(tmp_path_factory):
 
 def test_a_record_carries_all_that_decides_its_pictures(recorded):
     record = json.loads((recorded / "record.json").read_text())
-    assert record["seeds"] == [0, 3] and record["config"]["edit"]["cross_replace_steps"] == [0.0, 0.5]
+    assert record["seeds"] == [0, 3] and record["config"]["edit"]["cross_replace_steps"] == [0.0, 0.8]
     assert record["config"]["model"]["source"] == "embedded" and len(record["weights"]) == 12
     assert record["data"]["base"] and record["data"]["subjects"][0]["photos"] == "0123456789ab"
     assert {"torch", "diffusers", "transformers", "safetensors", "numpy"} <= set(record["environment"]["packages"])

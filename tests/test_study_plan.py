@@ -51,7 +51,7 @@ def test_reweight_keeps_the_prompt_and_carries_the_weight():
     made = plan("edit=reweight", "word=blossom", "weight=-2")
     assert made.source_prompt == made.target_prompt
     assert made.weights == (("blossom", -2.0),)
-    assert plan("edit=reweight").weights == (("blossom", 2.0),)
+    assert plan("edit=reweight").weights == (("blossom", -2.0),)
 
 
 def test_weights_go_on_top_of_any_edit():
@@ -65,13 +65,13 @@ def test_weights_go_on_top_of_any_edit():
 
 @pytest.mark.parametrize("word", ["blossom,", "(blossom)", "Blossom  tree", "BLOSSOM"])
 def test_words_are_written_as_the_library_takes_them(word):
-    assert plan("edit=reweight", f"word='{word}'").weights == ((word, 2.0),)
+    assert plan("edit=reweight", f"word='{word}'").weights == ((word, -2.0),)
 
 
 @pytest.mark.parametrize(("written", "asked"), [("café", "cafe\u0301"), ("cafe\u0301", "café"), ("dog’s", "dog's")])
 def test_accents_and_apostrophes_are_alike_in_the_words_of_a_sweep(written, asked):
     made = plan("edit=reweight", f'edit.source="a {written}"', f'word="{asked}"')
-    assert made.weights == ((asked, 2.0),)
+    assert made.weights == ((asked, -2.0),)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from likeness.config_values import literal, numbers, one_of, share, window
 from likeness.errors import InputError
 
 OPERATORS = ("replace", "refine", "reweight")
 BEHAVIOURS = ("corrected", "reference_stable", "reference_null")
 SCHEDULERS = ("ddim", "pndm", "dpm", "euler")
+TEXT_ENCODER_LAYERS = ("all", "identifier")
 TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 LOGGER_MODES = ("auto", "online", "offline", "disabled", "none")
 
@@ -75,7 +77,6 @@ class Model:
     local_files_only: bool = False
     resolution: int | None = None
     blend_threshold: float = 0.3  # of LocalBlend, the reference's
-    cross_replace_until: float = 0.8  # share of the steps, of word swaps; the paper's
     self_replace_resolution: int | None = None  # self-attention is injected in maps of up to side x side pixels
     dtype: str = "float32"
     mixed_precision: str = "no"
@@ -268,20 +269,20 @@ def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
     sweep = _typed(cfg, Sweep, choices)
     edit = sweep.edit
     if ":" not in edit.operator:  # module:Class is an edit of your own, see study.extensions
-        _one_of("edit.operator", edit.operator, OPERATORS)
-    _one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
+        one_of("edit.operator", edit.operator, OPERATORS)
+    one_of("edit.behaviour", edit.behaviour, BEHAVIOURS)
     if edit.self_replace_resolution is None:
         edit.self_replace_resolution = sweep.model.self_replace_resolution
     if "default_" in edit.word_windows:
         raise InputError(
             "edit.word_windows.default_ is no word: the window of all others is edit.cross_replace_steps."
         )
-    edit.cross_replace_steps = _window("edit.cross_replace_steps", edit.cross_replace_steps)
-    edit.self_replace_steps = _window("edit.self_replace_steps", edit.self_replace_steps)
-    edit.word_windows = {w: _window(f"edit.word_windows.{w}", value) for w, value in edit.word_windows.items()}
+    edit.cross_replace_steps = window("edit.cross_replace_steps", edit.cross_replace_steps)
+    edit.self_replace_steps = window("edit.self_replace_steps", edit.self_replace_steps)
+    edit.word_windows = {w: window(f"edit.word_windows.{w}", value) for w, value in edit.word_windows.items()}
     if edit.blend is not None:
         _complete(edit.blend, sweep.model)
-    _one_of("sampler.scheduler", sweep.sampler.scheduler, SCHEDULERS)
+    one_of("sampler.scheduler", sweep.sampler.scheduler, SCHEDULERS)
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
     if sweep.sampler.negative_prompt and sweep.sampler.guidance_scale <= 1:
@@ -317,7 +318,7 @@ def to_plain(config: Any) -> dict[str, Any]:
 def from_plain(values: dict[str, Any]) -> Sweep:
     """Return the `Sweep` that `to_plain` wrote into a record; InputError if another version wrote it."""
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), _literal(values)))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), literal(values)))
     except OmegaConfBaseException as error:
         raise InputError(
             f"the recorded configuration does not fit this version ({str(error).splitlines()[0]}); check out the "
@@ -333,48 +334,27 @@ def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any
                 f"Use -m {group}=a,b for one run each, or train.py 'subjects=[a,b]' for several subjects in one model."
             )
     try:
+        _check_layers(cfg.method)
         plain = OmegaConf.to_container(cfg, resolve=True)
-        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), _literal(plain)))
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), literal(plain)))
     except OmegaConfBaseException as error:
         raise InputError(str(error).splitlines()[0]) from error
-    _one_of("logger.mode", typed.logger.mode, LOGGER_MODES)
+    one_of("logger.mode", typed.logger.mode, LOGGER_MODES)
     for name in ("train_text_encoder", "lora_text_encoder"):
-        setattr(typed.method, name, _share(f"method.{name}", getattr(typed.method, name)))
+        setattr(typed.method, name, share(f"method.{name}", getattr(typed.method, name)))
     if not typed.method.train_text_encoder:  # the model's choice of layers has no say in a text encoder that is frozen
         typed.method.text_encoder_layers = Method.text_encoder_layers
     return typed
 
 
-def _literal(values: Any) -> Any:
-    """Return resolved values such that OmegaConf leaves a "${" in them as the text it is."""
-    if isinstance(values, dict):
-        return {name: _literal(value) for name, value in values.items()}
-    if isinstance(values, list):
-        return [_literal(value) for value in values]
-    if isinstance(values, str):  # backslashes before "${" are the only ones that OmegaConf reads
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", values)
-    return values
-
-
-def _share(name: str, value: Any) -> float:
-    """Return true, false or a share of the steps as a number."""
-    if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
-        raise InputError(f"{name}={value} must be true, false, or a share of the steps between 0 and 1.")
-    return float(value)
-
-
-def _numbers(values: list[Any]) -> list[float] | None:
-    """Return numbers as floats; None where one is none."""
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    return [float(value) for value in values] if numbers else None
-
-
-def _window(name: str, value: Any) -> list[float]:
-    """Return a window as [start, end]; a number f stands for [0, f]."""
-    window = _numbers(value if isinstance(value, list) else [0, value])
-    if window is None or len(window) != 2 or not 0 <= window[0] <= window[1] <= 1:
-        raise InputError(f"{name}={value} must be [start, end] with 0 <= start <= end <= 1, or the end alone.")
-    return window
+def _check_layers(method: DictConfig) -> None:
+    """Refuse layers for which the model's table has no learning rate, before it is looked up."""
+    layers = method.text_encoder_layers
+    one_of("method.text_encoder_layers", layers, TEXT_ENCODER_LAYERS)
+    if method.name == "lora" and layers != Method.text_encoder_layers:
+        raise InputError(
+            f"method.text_encoder_layers={layers} does nothing with method=lora; use method.lora_text_encoder_targets."
+        )
 
 
 def _complete(blend: Blend, model: Model) -> None:
@@ -382,7 +362,7 @@ def _complete(blend: Blend, model: Model) -> None:
     if blend.threshold is None:
         blend.threshold = model.blend_threshold
     pair = isinstance(blend.threshold, list)
-    found = _numbers(blend.threshold if pair else [blend.threshold])
+    found = numbers(blend.threshold if pair else [blend.threshold])
     if found is None or len(found) != (2 if pair else 1) or not all(0 <= value <= 1 for value in found):
         raise InputError(
             f"edit.blend.threshold={blend.threshold} must be a number between 0 and 1, or two: "
@@ -397,8 +377,3 @@ def _complete(blend: Blend, model: Model) -> None:
                 "example [burger,cake] or [[burger],[big,cake]]."
             )
         setattr(blend, name, words)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value} is unknown; choose one of {', '.join(allowed)}.")

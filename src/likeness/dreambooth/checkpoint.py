@@ -91,7 +91,8 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
                 f"would draw other random numbers; go on with {state['world']}, or choose another output folder."
             )
         notices += [
-            f"{folder.name} was trained {then}, this launch {now}: the result will not be the same to the last bit{hint}"
+            f"{folder.name} was trained {then}, this launch {now}: the result will not be the same to the last bit"
+            f"{hint}"
             for then, now, hint in _rounding(state, about)
         ]
         return folder

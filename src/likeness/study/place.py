@@ -78,7 +78,7 @@ def _precision(config: Train | Sweep) -> str:
 # Of a model's configuration: how pictures are drawn, not what is trained; and the tables from which schedule, prior
 # class and method hold their values.
 DRAWING = (
-    "metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "cross_replace_until", "self_replace_resolution",
+    "metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "self_replace_resolution",
     "dtype", "local_files_only",
 )  # fmt: skip
 CHOSEN_FROM = (
