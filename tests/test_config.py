@@ -270,6 +270,12 @@ def test_values_out_of_range_say_what_is_expected(override, message):
         sweep(override)
 
 
+@pytest.mark.parametrize("model", ["paperdoll", "sd15"])
+@pytest.mark.parametrize("edit", ["local", "blend"])
+def test_a_word_swap_holds_its_maps_as_long_as_in_the_paper(model, edit):
+    assert sweep(f"edit={edit}", f"model={model}").edit.cross_replace_steps == [0.0, 0.8]
+
+
 def test_a_list_of_subjects_in_one_group_is_refused():
     cfg = compose("train", ["subject=[bnh,tuki]"])
     with pytest.raises(InputError, match="subjects="):
