@@ -33,7 +33,15 @@ WAYS = {
     "whole model, float16": {"mixed_precision": "fp16", "learning_rate": 1e-5, "train_text_encoder": 0.5},
     "identifier alone": {"train_text_encoder": True, "text_encoder_layers": "identifier"},
     "LoRA, bfloat16": {"method": "lora", "lora_text_encoder": True, "mixed_precision": "bf16"},
+    "cross-attention alone, bfloat16": {"unet_layers": "crossattn", "mixed_precision": "bf16"},
     "compiled, bfloat16": {"mixed_precision": "bf16", "compile": True},
+    "compiled, until half, checkpointing": {
+        "train_text_encoder": 0.5,
+        "mixed_precision": "bf16",
+        "compile": True,
+        "gradient_checkpointing": True,
+    },
+    "compiled LoRA, float16": {"method": "lora", "mixed_precision": "fp16", "compile": True},
 }
 
 
@@ -79,8 +87,7 @@ def lose_power(event) -> None:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_fine_tuning_twice_or_in_two_pieces_gives_the_same_bits(way, tmp_path, class_root):
+def bits_are_the_same_twice_and_in_two_pieces(way: str, tmp_path: Path, class_root: Path) -> None:
     finetune(tmp_path / "one", class_root, **WAYS[way])
     finetune(tmp_path / "two", tmp_path / "its own class pictures", **WAYS[way])
     with pytest.raises(KeyboardInterrupt):
@@ -91,6 +98,17 @@ def test_fine_tuning_twice_or_in_two_pieces_gives_the_same_bits(way, tmp_path, c
     for other in ("two", "pieces"):
         assert tiny.same(one, trained(tmp_path / other)), other
     load_finetuned(EMBEDDED, tmp_path / "one", "float16", "cuda")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_fine_tuning_twice_or_in_two_pieces_gives_the_same_bits(way, tmp_path, class_root):
+    bits_are_the_same_twice_and_in_two_pieces(way, tmp_path, class_root)
+
+
+@pytest.mark.parametrize("way", ["whole model, float16", "whole model, bfloat16"])
+def test_so_it_does_where_gradients_are_large(way, tmp_path, class_root, monkeypatch):
+    monkeypatch.setattr(gradients, "KEPT", 0)
+    bits_are_the_same_twice_and_in_two_pieces(way, tmp_path, class_root)
 
 
 @pytest.mark.parametrize("way", ["whole model, float32", "UNet, float16"])

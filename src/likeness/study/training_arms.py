@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class Ours:
 
 
 class Uncached:
-    """The same arithmetic without caches. Pictures are decoded beforehand, which the scripts do at every step."""
+    """The same arithmetic without caches or compilation; pictures are decoded beforehand, there at every step."""
 
     def __init__(self, case: Case, pipe, folder: Path) -> None:
         self.pipe, self.case = pipe, case
@@ -143,11 +143,9 @@ class Uncached:
         self.classes = load_photos(sorted(concept.class_dir.iterdir()), side)
         self.ids = tokenize(pipe.tokenizer, list(PROMPTS)).repeat_interleave(case.batch, 0)
         self.dtype = getattr(torch, PRECISION[case.precision])
-        settings = replace(case.settings(), compile=False)
-        self.parameters = prepare(pipe, settings, [], self.device, self.dtype).parameters()
+        self.parameters = prepare(pipe, case.settings(), [], self.device, self.dtype).parameters()
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
         self.noise_scheduler = training_scheduler(pipe)
-        self.unet = torch.compile(pipe.unet) if case.compile else pipe.unet
         torch.nn.Module.to(pipe.vae, self.dtype)
         pipe.unet.train()
 
@@ -161,7 +159,7 @@ class Uncached:
             noise = torch.randn_like(latents)
             timesteps = torch.randint(total, (2 * batch,), device=self.device)
             noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-            pred = self.unet(noisy, timesteps, embeds, return_dict=False)[0]
+            pred = self.pipe.unet(noisy, timesteps, embeds, return_dict=False)[0]
             instance, prior = (pred.float() - noise.float()).square().chunk(2)
         (instance.mean() + prior.mean()).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
