@@ -366,14 +366,6 @@ def test_reduced_precision_keeps_trained_weights_whole(tmp_path, monkeypatch, me
     assert not torch.equal(stored[name], stored[name].bfloat16().float())
 
 
-@pytest.mark.slow
-def test_a_compiled_unet_trains_the_same(tmp_path):
-    for name, on in (("a", False), ("b", True)):
-        tiny.train_tiny(tmp_path / name, compile=on, num_train_steps=2)
-    one, other = tiny.weights(tmp_path / "a"), tiny.weights(tmp_path / "b")
-    assert all(torch.allclose(one[n], other[n], atol=1e-4) for n in one)
-
-
 def test_samples_do_not_depend_on_the_pipelines_sampler():
     from diffusers import PNDMScheduler
 

@@ -137,7 +137,7 @@ def _tensors(trainable: Trainable) -> dict[str, dict[str, Tensor]]:
     groups = {"trainable": {name: p.detach().contiguous() for name, p in named.items()}}
     groups["optimizer"] = _unshared(_flat(trainable.optimizer.state_dict()["state"]))
     if trainable.ema is not None:
-        groups["ema"] = dict(zip(named, trainable.ema, strict=True))
+        groups["ema"] = {name: t.contiguous() for name, t in zip(named, trainable.ema, strict=True)}
     return groups
 
 
@@ -162,7 +162,7 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
-    optimizer = trainable.optimizer
+    optimizer, parameters = trainable.optimizer, trainable.parameters()
     memory: dict[int, dict[str, Any]] = {}
     for name, tensor in stored.items():
         index, *path, key = name.split(".")
@@ -170,8 +170,13 @@ def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
         for part in path:
             inner = inner.setdefault(part, {})
         counter = tensor.ndim == 0 and not tensor.is_floating_point()  # 8-bit Adam counts its steps in an int
-        inner[key] = tensor.item() if counter else tensor
+        inner[key] = tensor.item() if counter else _laid_out_as(parameters[int(index)], tensor)
     optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(p: Tensor, tensor: Tensor) -> Tensor:
+    """Order a tensor of a parameter's shape in memory as the parameter is, which fused optimizers ask for."""
+    return torch.empty_like(p, dtype=tensor.dtype, device="cpu").copy_(tensor) if tensor.shape == p.shape else tensor
 
 
 def _numbered(out: Path) -> list[Path]:

@@ -22,7 +22,7 @@ class Gradients:
         if parameters and 4 * sum(sizes) <= KEPT:
             self.buffer, self.clearing = torch.zeros(sum(sizes), device=parameters[0].device), "zero"
             for p, piece in zip(parameters, self.buffer.split(sizes), strict=True):
-                p.grad = piece.view_as(p)
+                p.grad = piece.as_strided(p.shape, p.stride())
 
     def tensors(self) -> list[Tensor]:
         """Return what holds all gradients."""

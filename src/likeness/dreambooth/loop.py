@@ -18,6 +18,7 @@ from likeness import models
 from likeness.dreambooth import checkpoint, finetuned, storage
 from likeness.dreambooth.batches import Batch
 from likeness.dreambooth.card import write_card
+from likeness.dreambooth.compiled import compiled, lay_out
 from likeness.dreambooth.gradients import Gradients
 from likeness.dreambooth.ladder import Ladder
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
@@ -99,6 +100,8 @@ def build(run: Run, pipe, model_id: str, class_root: Path) -> Loop:
     class_files = prepare_class_files(run, pipe, model_id, class_root)
     noise_scheduler = training_scheduler(pipe)
     dtype = getattr(torch, PRECISION[settings.mixed_precision])
+    if settings.compile:
+        lay_out(pipe.unet)
     trainable = prepare(pipe, settings, run.concepts, processes.device, dtype)
     batches = prepare_batches(run, pipe, class_files, model_id, class_root)
     validation = Validation(batches, run.concepts, noise_scheduler, processes.autocast)
@@ -116,7 +119,7 @@ class Loop:
         self.run, self.pipe, self.trainable, self.batches = run, pipe, trainable, batches
         self.observer, self.noise_scheduler, self.scaler = observer, noise_scheduler, scaler
         self.settings, self.processes = run.settings, run.processes
-        self.unet = torch.compile(pipe.unet) if run.settings.compile else pipe.unet
+        self.unet = compiled(pipe.unet) if run.settings.compile else pipe.unet
         self.ladder = Ladder(run.out, run.settings, trainable)
         self.step = run.settings.num_train_steps  # of the model that is kept
         self.alphas_cumprod = noise_scheduler.alphas_cumprod.to(self.processes.device)
