@@ -94,7 +94,7 @@ def prepare(
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing(_recomputed)
         if settings.text_encoder_steps:
-            pipe.text_encoder.gradient_checkpointing_enable(RECOMPUTING)
+            _enable_checkpointing(pipe.text_encoder)(RECOMPUTING)
     rates = {"unet": settings.learning_rate}
     if "text_encoder" in parts:
         rate = settings.text_encoder_learning_rate
@@ -149,6 +149,12 @@ class IdentifierRows:
 def _recomputed(module: nn.Module, *args: Any) -> Any:
     """Call a module without keeping what its backward needs, as diffusers does it."""
     return torch.utils.checkpoint.checkpoint(module.__call__, *args, **RECOMPUTING)
+
+
+def _enable_checkpointing(text_encoder: nn.Module) -> Callable[[dict[str, Any]], None]:
+    """Return the method that does so, which transformers 5.23 renamed."""
+    named = getattr(text_encoder, "activation_checkpointing_enable", None)
+    return named or text_encoder.gradient_checkpointing_enable
 
 
 def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
