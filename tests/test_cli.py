@@ -64,7 +64,8 @@ def test_a_report_that_cannot_be_written_is_one_line_and_the_exit_code(swept):
 
 
 def test_a_subject_that_is_not_fine_tuned_names_the_command(tmp_path):
-    shown = run("sweep.py", "subject=bnh", "method=lora", "edit=local", f"out={tmp_path}", ok=False)
+    asked = ("subject=bnh", "method=lora", "model.seeds_per_call=2", "edit=local", f"out={tmp_path}")
+    shown = run("sweep.py", *asked, ok=False)
     assert f"python train.py subject=bnh method=lora out={tmp_path}" in shown and "Traceback" not in shown
     assert not (tmp_path / "cells").exists()
 

@@ -310,6 +310,7 @@ def test_one_subject_is_no_list_of_several():
         ("prior_class=keanu_reeves prior_class.prompts=[x] prior_class.class_word=man", 'without "{class_word}"'),
         ("schedule.crops=-1 schedule.cache_latents=true", "a fresh crop at every step"),
         ("sample_every=0 sample_prompts=[x]", "sample_every=0 and no ladder"),
+        ("model.dtype=bfloat16", "trains in model.mixed_precision and edits nothing; give it to sweep.py"),
         ("model.revision=main", "on this machine"),
         ("model.variant=fp16 model.source={file}", "a model in one file"),
         ("model=sd15 model.config=/there", "not one file"),
@@ -320,7 +321,7 @@ def test_an_option_that_does_nothing_is_refused(typed, message, tmp_path):
     overrides = typed.format(file=tmp_path / "one.safetensors").split()
     with pytest.raises(InputError, match=message):
         finetune(train(*overrides), tmp_path, [], overrides)
-    if "sample" not in typed and "subjects" not in typed:
+    if not any(word in typed for word in ("sample", "subjects", "dtype")):
         with pytest.raises(InputError, match=message):
             run_cell(sweep(*overrides, f"out={tmp_path}"), tmp_path / "run", overrides)
 

@@ -33,6 +33,12 @@ def test_a_whole_unet_computes_the_same():
     assert torch.allclose(unet(*given).sample, wanted, atol=1e-5) and list(unet.state_dict()) == names
 
 
+def test_channels_stay_first_for_an_optimizer_that_moves_them():
+    unet = torch.nn.Sequential(Upsample2D(6, use_conv=True))
+    lay_out(unet, channels_last=False)
+    assert unet[0].conv.weight.is_contiguous() and not unet[0].interpolate
+
+
 @pytest.mark.parametrize("kept", [gradients.KEPT, 0], ids=["kept", "large"])
 def test_it_trains_and_resumes_the_same(kept, tmp_path, monkeypatch):
     """Without compiling, which takes half a minute."""

@@ -373,3 +373,19 @@ def test_samples_do_not_depend_on_the_pipelines_sampler():
     wanted = picture(pipe)
     pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
     assert torch.equal(picture(pipe), wanted) and isinstance(pipe.scheduler, PNDMScheduler)
+
+
+@pytest.mark.parametrize(("limit", "alone"), [(16, True), (32, False)], ids=["large", "small"])
+def test_large_pictures_are_decoded_one_by_one(limit, alone, tmp_path, monkeypatch):
+    from likeness.dreambooth import loop
+
+    monkeypatch.setattr(loop, "DECODED_AT_ONCE", limit)
+    decoded, real = set(), loop.check_pipeline
+
+    def watch(pipe, run):
+        pipe.vae.decoder.register_forward_hook(lambda module, args, output: decoded.add(len(args[0])))
+        real(pipe, run)
+
+    monkeypatch.setattr(loop, "check_pipeline", watch)
+    tiny.train_tiny(tmp_path / "run", class_root=tmp_path / "class", num_train_steps=1, sample_every=1)
+    assert decoded and (decoded == {1}) is alone

@@ -65,6 +65,28 @@ def test_a_single_file_loads_against_a_local_configuration(folder, tmp_path):
     assert tiny.same(pipe.unet.state_dict(), wanted)
 
 
+def test_a_single_file_needs_no_parts_that_are_never_loaded(folder, tmp_path):
+    from likeness.export import export_checkpoint
+
+    export_checkpoint(folder, tmp_path / "one.safetensors")
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text())
+    parts["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    parts["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index.write_text(json.dumps(parts))
+    pipe = load_pipeline(ModelSource("one", str(tmp_path / "one.safetensors"), config=str(folder)))
+    assert pipe.feature_extractor is pipe.safety_checker is None and not pipe.config.requires_safety_checker
+
+
+def test_a_single_file_of_another_family_says_what_it_was_read_against(folder, tmp_path):
+    from likeness.export import export_checkpoint
+
+    export_checkpoint(folder, tmp_path / "one.safetensors")
+    other = tiny.save_model(tmp_path / "other", width=24)
+    with pytest.raises(InputError, match=rf"read against the configuration of {other}; another: model.config=FOLDER"):
+        load_pipeline(ModelSource("one", str(tmp_path / "one.safetensors"), config=str(other)))
+
+
 def test_a_single_file_without_configuration_says_how_to_give_one(folder):
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     with pytest.raises(InputError, match=r"model.config=FOLDER"):

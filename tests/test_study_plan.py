@@ -133,3 +133,16 @@ def test_the_options_of_a_blend_are_in_the_name_of_a_cell_only_where_it_blends()
     ):
         sweep = sweep_of(f"edit={edit}", "target=cake")
         assert cell_identity(sweep, plan_edit(sweep), "w", "float32", {})["edit"]["blend"] == blend
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm", "dpm", "euler"])
+def test_no_sampler_cuts_latents_of_a_model_that_does_not_speak_of_it(name):
+    from types import SimpleNamespace
+
+    from diffusers import PNDMScheduler
+
+    from likeness.study.draw import set_scheduler
+
+    pipe = SimpleNamespace(scheduler=PNDMScheduler())
+    set_scheduler(pipe, sweep_of(f"sampler={name}").sampler)
+    assert not getattr(pipe.scheduler.config, "clip_sample", False)

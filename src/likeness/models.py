@@ -114,7 +114,7 @@ def load_pipeline(model: ModelSource, *, dtype: str = "float32", device: str = "
                     str(path),
                     config=model.config or SD15,
                     local_files_only=bool(model.config) or _offline(model),
-                    safety_checker=None,
+                    **plain,
                 )
             else:
                 pipe = StableDiffusionPipeline.from_pretrained(
@@ -327,7 +327,10 @@ def _unreadable(model: ModelSource, kind: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if kind == "hub":
         return f"{_not_cached(model)} (The library said: {lines[0]})"
-    return f"model {model.name}: {model.source} could not be loaded as Stable Diffusion 1.x/2.x: {lines[0]}"
+    against = ""
+    if kind == "file":
+        against = f" (It was read against the configuration of {model.config or SD15}; another: model.config=FOLDER.)"
+    return f"model {model.name}: {model.source} could not be loaded as Stable Diffusion 1.x/2.x: {lines[0]}{against}"
 
 
 def _hash_files(files: dict[str, Path]) -> str:

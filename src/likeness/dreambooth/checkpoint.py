@@ -35,7 +35,7 @@ def save(out: Path, step: int, trainable: Trainable, scaler, about: dict[str, An
 
     def fill(folder: Path) -> None:
         for name, group in tensors.items():
-            save_file(group, folder / f"{name}.safetensors")
+            save_file(contiguous(group), folder / f"{name}.safetensors")
         files = {f.name: [f.stat().st_size, _hash(f)] for f in sorted(folder.glob("*.safetensors"))}
         state = {"program": PROGRAM, "step": step, "files": files, "scaler": scaler.state_dict(), **about}
         (folder / STATE).write_text(json.dumps(state, indent=1))
@@ -134,11 +134,16 @@ def load(folder: Path, trainable: Trainable, scaler) -> int:
 
 def _tensors(trainable: Trainable) -> dict[str, dict[str, Tensor]]:
     named = trainable.named()
-    groups = {"trainable": {name: p.detach().contiguous() for name, p in named.items()}}
+    groups = {"trainable": {name: p.detach() for name, p in named.items()}}
     groups["optimizer"] = _unshared(_flat(trainable.optimizer.state_dict()["state"]))
     if trainable.ema is not None:
-        groups["ema"] = {name: t.contiguous() for name, t in zip(named, trainable.ema, strict=True)}
+        groups["ema"] = dict(zip(named, trainable.ema, strict=True))
     return groups
+
+
+def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as safetensors stores them; a device has no room for second copies, so these are on the CPU."""
+    return {name: t if t.is_contiguous() else t.cpu().contiguous() for name, t in tensors.items()}
 
 
 def _flat(memory: dict, prefix: str = "") -> dict[str, Tensor]:
@@ -146,7 +151,7 @@ def _flat(memory: dict, prefix: str = "") -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for key, value in memory.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: torch.as_tensor(value).contiguous()}
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: torch.as_tensor(value)}
     return flat
 
 

@@ -7,15 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def lay_out(unet: nn.Module) -> None:
+def lay_out(unet: nn.Module, *, channels_last: bool = True) -> None:
     """Prepare a UNet, in place, whose weights are the same numbers afterwards.
 
-    Convolutions have their channels last, as a GPU's matrix units read them. Pictures are doubled by repeating pixels,
-    whose gradient is a sum: that of compiled indexing is sorted where every run must give the same bits.
+    With `channels_last` convolutions have them so, as a GPU's matrix units read them; 8-bit Adam would put each weight
+    and gradient into new memory with the channels first, out of reach of what was recorded. Pictures are doubled by
+    repeating pixels, whose gradient is a sum: that of compiled indexing is sorted where every run must give the same
+    bits.
     """
     from diffusers.models.upsampling import Upsample2D
 
-    unet.to(memory_format=torch.channels_last)
+    if channels_last:
+        unet.to(memory_format=torch.channels_last)
     for module in unet.modules():
         if isinstance(module, Upsample2D) and module.interpolate and module.norm is None:
             module.interpolate = False

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from likeness.dreambooth.checkpoint import contiguous
 from likeness.dreambooth.settings import TrainSettings
 from likeness.dreambooth.storage import RUNGS, need_space
 from likeness.dreambooth.trainable import Trainable
@@ -29,7 +30,7 @@ class Ladder:
     def keep(self, step: int) -> None:
         """Store the weights a model of this step would have: the average where there is one."""
         average = self.trainable.ema or self.trainable.parameters()
-        tensors = {name: t.detach().contiguous() for name, t in zip(self.trainable.named(), average, strict=True)}
+        tensors = contiguous({n: t.detach() for n, t in zip(self.trainable.named(), average, strict=True)})
         self.folder.mkdir(exist_ok=True)
         need_space(self.folder, sum(t.numel() * t.element_size() for t in tensors.values()), f"rung {step}")
         fresh = self.folder / f".step-{step}.{os.getpid()}"

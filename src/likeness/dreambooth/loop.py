@@ -51,6 +51,8 @@ from likeness.errors import InputError
 from likeness.malloc import give_back_freed_memory
 from likeness.models import ModelSource, load_pipeline, weights_id
 
+DECODED_AT_ONCE = 256  # px; the decoder takes 0.75 GiB for a picture of 512 px, so larger ones go one by one
+
 
 def train(
     model: ModelSource,
@@ -97,11 +99,13 @@ def build(run: Run, pipe, model_id: str, class_root: Path) -> Loop:
     """Make or find class pictures and caches for a loaded model, and return the loop before its first step."""
     settings, processes = run.settings, run.processes
     check_pipeline(pipe, run)
+    if run.resolution > DECODED_AT_ONCE:
+        pipe.vae.enable_slicing()
     class_files = prepare_class_files(run, pipe, model_id, class_root)
     noise_scheduler = training_scheduler(pipe)
     dtype = getattr(torch, PRECISION[settings.mixed_precision])
     if settings.compile:
-        lay_out(pipe.unet)
+        lay_out(pipe.unet, channels_last=not settings.use_8bit_adam)
     trainable = prepare(pipe, settings, run.concepts, processes.device, dtype)
     batches = prepare_batches(run, pipe, class_files, model_id, class_root)
     validation = Validation(batches, run.concepts, noise_scheduler, processes.autocast)
@@ -122,7 +126,7 @@ class Loop:
         self.unet = compiled(pipe.unet) if run.settings.compile else pipe.unet
         self.ladder = Ladder(run.out, run.settings, trainable)
         self.step = run.settings.num_train_steps  # of the model that is kept
-        self.alphas_cumprod = noise_scheduler.alphas_cumprod.to(self.processes.device)
+        self.loss_weights = _loss_weights(noise_scheduler, run.settings.snr_gamma, self.processes.device)
         self.kept = "there is no checkpoint yet"
         self.whole: set[str] = set()  # checkpoints that this process wrote or read
         self.unread: Unread | None = None  # of the last step
@@ -207,10 +211,7 @@ class Loop:
         noisy_latents = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
         noise_pred = self.unet(noisy_latents, batch.timesteps, prompt_embeds, return_dict=False)[0]
         target = training_target(self.noise_scheduler, batch.latents, batch.noise, batch.timesteps)
-        weights = None
-        if self.settings.snr_gamma is not None:
-            kind = self.noise_scheduler.config.prediction_type
-            weights = min_snr_weights(self.alphas_cumprod, batch.timesteps, self.settings.snr_gamma, kind)
+        weights = None if self.loss_weights is None else self.loss_weights[batch.timesteps]
         num_instance, prior_loss_weight = self.settings.train_batch_size, self.settings.prior_loss_weight
         return dreambooth_loss(noise_pred, target, num_instance, prior_loss_weight, weights)
 
@@ -374,6 +375,16 @@ class Unread:
             self.arrived.synchronize()
         loss, grad_norm = self.values.tolist()
         return loss, grad_norm
+
+
+def _loss_weights(noise_scheduler, snr_gamma: float | None, device: torch.device) -> torch.Tensor | None:
+    """Return the loss weight of every timestep; computed on the CPU, since Apple's GPUs have no float64."""
+    if snr_gamma is None:
+        return None
+    alphas_cumprod = noise_scheduler.alphas_cumprod.cpu()
+    timesteps = torch.arange(len(alphas_cumprod))
+    kind = noise_scheduler.config.prediction_type
+    return min_snr_weights(alphas_cumprod, timesteps, snr_gamma, kind).to(device)
 
 
 def _finished(run: Run) -> dict | None:

@@ -25,7 +25,9 @@ ABANDONED = 600  # seconds after which a half-written folder belongs to a proces
 def train_command(sweep: Sweep, overrides: list[str]) -> str:
     """Return the train.py command that makes the model this cell edits."""
     groups = ("subject", "prior_class", "model", "method", "schedule")
-    kept = [o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] in groups]
+    sweeping = [f"model.{name}" for name in place.SWEEPING]
+    names = {o: o.lstrip("+").split("=")[0] for o in overrides}
+    kept = [o for o, name in names.items() if name.split(".")[0] in groups and name not in sweeping]
     if not any(o.startswith("subject=") for o in kept):
         kept.insert(0, f"subject={sweep.subject.name}")
     if sweep.out != "outputs":

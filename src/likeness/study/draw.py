@@ -23,7 +23,7 @@ from likeness.study.place import short_hash
 from likeness.study.plan import EditPlan
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # of config.SCHEDULERS
-    "ddim": ("DDIMScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),  # clips latents where the model's own solver does not say
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # as Stable Diffusion ships it
     "dpm": ("DPMSolverMultistepScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from likeness import models
 from likeness.config import Sweep, Train
 from likeness.errors import InputError
-from likeness.study.place import model_source
+from likeness.study.place import SWEEPING, model_source
 
 
 class Idle(NamedTuple):
@@ -137,6 +137,12 @@ IDLE = (
         "leave it out, or give sample_every a number of steps",
     ),
     Idle(("method.cuda_graph",), _trains_elsewhere, "a device that is no CUDA GPU", LEAVE),
+    Idle(
+        tuple(f"model.{name}" for name in SWEEPING),
+        lambda c: isinstance(c, Train),
+        "train.py, which trains in model.mixed_precision and edits nothing",
+        "give it to sweep.py",
+    ),
     Idle(
         ("model.revision",), lambda c: _kind_of_model(c) != "hub", "a model that is on this machine", LEAVE
     ),

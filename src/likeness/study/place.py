@@ -77,10 +77,8 @@ def _precision(config: Train | Sweep) -> str:
 
 # Of a model's configuration: how pictures are drawn, not what is trained; and the tables from which schedule, prior
 # class and method hold their values.
-DRAWING = (
-    "metrics", "guidance_scale", "seeds_per_call", "blend_threshold", "self_replace_resolution",
-    "dtype", "local_files_only",
-)  # fmt: skip
+SWEEPING = ("dtype", "seeds_per_call", "blend_threshold", "self_replace_resolution")  # of these, in cells alone
+DRAWING = ("metrics", "guidance_scale", "local_files_only", *SWEEPING)
 CHOSEN_FROM = (
     "num_train_steps", "learning_rate", "text_encoder_learning_rate", "lr_scheduler", "class_prompts",
     "train_text_encoder", "text_encoder_layers", "prior_loss_weight",
