@@ -15,7 +15,7 @@ def main(cfg) -> None:
     job = launch.job()
     try:
         try:
-            sweep = config.to_sweep(cfg, job.choices)
+            sweep = config.to_sweep(cfg)
         except InputError as error:
             record_refused(cfg, job, error)
             raise
@@ -75,6 +75,7 @@ def has_jobs(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
+    launch.refuse_lists(sys.argv[1:])
     launch.RememberFolder.started = begin
     try:
         main()

@@ -13,7 +13,7 @@ from likeness.errors import InputError
 def main(cfg) -> None:
     job = launch.job()
     try:
-        train = config.to_train(cfg, job.choices)
+        train = config.to_train(cfg)
         subjects = [config.load_subject(Path(__file__).parent / "conf", name) for name in train.subjects]
         from likeness.study.finetune import finetune
 
@@ -23,5 +23,6 @@ def main(cfg) -> None:
 
 
 if __name__ == "__main__":
+    launch.refuse_lists(sys.argv[1:])
     sys.argv += launch.quiet_overrides()
     main()

@@ -35,6 +35,11 @@ def test_a_typo_and_an_unknown_choice_are_answered_at_once():
     assert "bnh" in shown and "tuki" in shown and "Traceback" not in shown
     shown = run("train.py", "schedule.num_train_stepz=3", ok=False)
     assert "num_train_stepz" in shown and "Traceback" not in shown
+    for entry, typed in (("train.py", "subject=[bnh,tuki]"), ("sweep.py", "model=[paperdoll,sd15]")):
+        shown = run(entry, typed, "dry_run=true", ok=False)
+        assert f"error: {typed} names several options at once" in shown and shown.count("\n") == 1
+    shown = run("sweep.py", "hydra/launcher=joblib", ok=False)
+    assert "this is a single one; add -m" in shown and "Traceback" not in shown
     shown = run("train.py", "subject=bnh", "subjects=[bnh,tuki]", ok=False)
     assert "subject=bnh does nothing with subjects=[bnh,tuki]" in shown and "Traceback" not in shown
 

@@ -276,12 +276,6 @@ def test_a_word_swap_holds_its_maps_as_long_as_in_the_paper(model, edit):
     assert sweep(f"edit={edit}", f"model={model}").edit.cross_replace_steps == [0.0, 0.8]
 
 
-def test_a_list_of_subjects_in_one_group_is_refused():
-    cfg = compose("train", ["subject=[bnh,tuki]"])
-    with pytest.raises(InputError, match="subjects="):
-        config.to_train(cfg, {"subject": ["bnh", "tuki"]})
-
-
 def test_one_subject_is_no_list_of_several():
     with pytest.raises(InputError, match=r"names one subject; use subject=bnh"):
         train("subjects=[bnh]")

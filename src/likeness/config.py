@@ -34,7 +34,7 @@ def _prompts() -> dict[str, str]:
     who = "${subject.identifier} ${subject.class_word}"
     return {
         "local": f"A painting of a {who} eating a burger",
-        "global": f"photo of a {who} wearing a sunglasses in a forest",
+        "global": f"photo of a {who} in a forest",
         "reweight": f"{who} wearing a pair of sunglasses under a blossom tree",
         "refine": f"photo of a {who} in a forest",
         "contextual": f"photo of a {who} wearing a pair of sunglasses on a beach",
@@ -251,9 +251,9 @@ def register() -> None:
 register()
 
 
-def to_train(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Train:
+def to_train(cfg: DictConfig) -> Train:
     """Turn the composed configuration into a checked `Train`; InputError says what is wrong."""
-    train = _typed(cfg, Train, choices)
+    train = _typed(cfg, Train)
     if train.sample_num_inference_steps < 1:
         raise InputError("sample_num_inference_steps must be at least 1.")
     if len(train.subjects) == 1:
@@ -264,9 +264,9 @@ def to_train(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Train:
     return train
 
 
-def to_sweep(cfg: DictConfig, choices: dict[str, Any] | None = None) -> Sweep:
+def to_sweep(cfg: DictConfig) -> Sweep:
     """Turn the composed configuration into a checked `Sweep`; InputError says what is wrong."""
-    sweep = _typed(cfg, Sweep, choices)
+    sweep = _typed(cfg, Sweep)
     edit = sweep.edit
     if ":" not in edit.operator:  # module:Class is an edit of your own, see study.extensions
         one_of("edit.operator", edit.operator, OPERATORS)
@@ -326,13 +326,7 @@ def from_plain(values: dict[str, Any]) -> Sweep:
         ) from error
 
 
-def _typed(cfg: DictConfig, schema: type, choices: dict[str, Any] | None) -> Any:
-    for group, choice in (choices or {}).items():
-        if isinstance(choice, (list, tuple)) or str(choice).startswith("["):
-            raise InputError(
-                f"{group}={choice} names several options at once, of which only the last would count. "
-                f"Use -m {group}=a,b for one run each, or train.py 'subjects=[a,b]' for several subjects in one model."
-            )
+def _typed(cfg: DictConfig, schema: type) -> Any:
     try:
         _check_layers(cfg.method)
         plain = OmegaConf.to_container(cfg, resolve=True)

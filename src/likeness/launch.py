@@ -30,18 +30,26 @@ class Job:
 
     directory: Path
     overrides: list[str]
-    choices: dict[str, Any]
 
 
 def job() -> Job:
-    """Return the running job's folder, command-line overrides and group choices."""
+    """Return the running job's folder and command-line overrides."""
     hydra_config = HydraConfig.get()
-    groups = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
-    return Job(
-        Path(hydra_config.runtime.output_dir),
-        list(hydra_config.overrides.task),
-        {g: hydra_config.runtime.choices[g] for g in groups if g in hydra_config.runtime.choices},
-    )
+    return Job(Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+
+
+GROUPS = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
+
+
+def refuse_lists(arguments: list[str]) -> None:
+    """Leave with one line where a group is given several options at once, which Hydra would lay over each other."""
+    for argument in arguments:
+        group, _, choice = argument.lstrip("+").partition("=")
+        if group in GROUPS and choice.lstrip().startswith("["):
+            raise SystemExit(
+                f"error: {argument} names several options at once, of which only the last would count. Use "
+                f"-m {group}=a,b for one run each, or train.py 'subjects=[a,b]' for several subjects in one model."
+            )
 
 
 def one_line(error: InputError) -> Exception:
@@ -120,6 +128,8 @@ class RememberFolder(Callback):
     started: Callable[[Path, int | None, bool], None] | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.launcher._target_ != IN_PROCESS:
+            raise SystemExit("error: hydra/launcher starts the jobs of -m, and this is a single one; add -m.")
         RememberFolder.folder = Path(config.hydra.run.dir)
         check_writable(config.out, config.hydra.run.dir)
         if RememberFolder.started and not config.dry_run:

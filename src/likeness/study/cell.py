@@ -16,6 +16,7 @@ from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
 from likeness.study import cells, environment, failures, place, progress
 from likeness.study.idle import refuse_idle
+from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, plan_edit
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class _Cell:
         started = time.perf_counter()
         measured = measure.measure(self.suite, drawn.pictures, self.plan, drawn.regions)
         timing |= drawn.timing | {"measure": time.perf_counter() - started}
-        notices = drawn.notices + measure.grammar_notices(self.sweep, self.plan)
+        notices = drawn.notices + plan_notices(self.sweep, self.plan)
         named = self.suite.described(measured["with"])
         record = self.record("done", timing=timing, notices=notices, drawn=drawn.count, **named)
         with cells.CellWriter(self.folder, replace=self.sweep.overwrite) as writer:

@@ -14,6 +14,7 @@ from likeness.config import Sweep
 from likeness.dreambooth import is_finished
 from likeness.errors import InputError
 from likeness.study import cells, place
+from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, label
 from likeness.study.progress import duration
 
@@ -52,6 +53,8 @@ def dry_run(
     print(f"{sweep.subject.name} · {sweep.edit.name} · {label(plan.axes)} · {plan.operator}")
     print(f"  source  {plan.source_prompt}")
     print(f"  target  {plan.target_prompt}" + "".join(f"   [{w} x {v:g}]" for w, v in plan.weights))
+    for notice in plan_notices(sweep, plan):
+        print(f"  note    {notice}")
     for what, remedy in missing.items():
         print(f"  MISSING {what}\n          {remedy}")
     if done is not None:

@@ -68,22 +68,6 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def grammar_notices(sweep: Sweep, plan: EditPlan) -> list[str]:
-    """Say which words the embedded model has never seen; other models know more words than a list could hold."""
-    if sweep.model.source != "embedded":
-        return []
-    from likeness.paperdoll.captions import unknown_words
-
-    known = set(sweep.subject.identifier.lower().split())
-    words = {w for p in (plan.source_prompt, plan.target_prompt) for w in unknown_words(p)} - known
-    if not words:
-        return []
-    return [
-        f"the embedded model was never shown: {', '.join(sorted(words))}. Its answer to these words means "
-        "nothing; model=sd15 knows them."
-    ]
-
-
 def summarise(measured: Measured, seeds: list[int]) -> dict[str, Any]:
     """Return means and the paired difference with minus without over seeds, per metric."""
     from likeness.metrics.statistics import paired
