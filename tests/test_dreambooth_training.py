@@ -20,6 +20,7 @@ from likeness.dreambooth.card import write_card
 from likeness.dreambooth.observer import Observer
 from likeness.dreambooth.sampling import SampleGrid, draw
 from likeness.dreambooth.setup import Run
+from likeness.dreambooth.storage import History
 from likeness.errors import InputError
 from likeness.models import ModelSource, load_pipeline
 
@@ -364,6 +365,21 @@ def test_reduced_precision_keeps_trained_weights_whole(tmp_path, monkeypatch, me
     assert {t.dtype for t in stored.values()} == {torch.float32}
     name = next(iter(stored))
     assert not torch.equal(stored[name], stored[name].bfloat16().float())
+
+
+def test_a_run_that_goes_on_tells_its_past_first(tmp_path):
+    def lose_power(event):
+        if event.kind == "checkpoint" and event.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train_tiny(tmp_path / "run", on_event=lose_power)
+    before = History(tmp_path / "run" / "history.csv", 4).numbers()
+    events = []
+    tiny.train_tiny(tmp_path / "run", on_event=events.append)
+    past = {event.step: event.values for event in events if event.kind == "past"}
+    assert past == before and set(past) == {0, 1, 2, 3, 4}
+    assert [event.kind for event in events[: len(past)]] == ["past"] * len(past)
 
 
 def test_samples_do_not_depend_on_the_pipelines_sampler():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_study
@@ -379,3 +380,13 @@ def test_two_processes_train_one_model_in_one_folder_with_one_tracked_run(world,
     assert len(list((tmp_path / "wandb").rglob("offline-run-*"))) == 1
     assert len(list((tmp_path / "class_images").rglob("0*.png"))) == 16
     assert done.stdout.count("fine-tuned model:") == 1 and not list(root.glob("train.log"))
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_tracked_run_is_told_the_past_only_where_it_is_a_new_one(offline):
+
+    told = []
+    run = SimpleNamespace(offline=offline, log=lambda values, step: told.append((step, values)))
+    module._forward(dreambooth.Event("past", 3, {"train/loss": 0.5}), run)
+    module._forward(dreambooth.Event("log", 4, {"train/loss": 0.4}), run)
+    assert told == [(3, {"train/loss": 0.5})] * offline + [(4, {"train/loss": 0.4})]

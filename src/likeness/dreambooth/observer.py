@@ -39,8 +39,9 @@ class Observer:
     def start(self, step: int) -> None:
         """Open the history of a run that goes on after `step`; a new one begins with the untrained model."""
         self.history = storage.History(self.run.out / "history.csv", step)
-        for row in self.history.numbers().values():
+        for past, row in self.history.numbers().items():
             self.last |= row
+            self.run.on_event(Event("past", past, row))
         if not step and self.base:
             self._report("validation", 0, self.base)
 

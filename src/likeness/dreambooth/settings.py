@@ -155,7 +155,10 @@ class Concept:
 
 @dataclass(frozen=True)
 class Event:
-    """Something the trainer reports: kind is notice, log, samples, validation, health, checkpoint or done."""
+    """Something the trainer reports: kind is notice, log, samples, validation, health, checkpoint or done.
+
+    First, where a run goes on, kind is past: a row of what it reported before, for listeners that were not told.
+    """
 
     kind: str
     step: int

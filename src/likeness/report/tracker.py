@@ -31,6 +31,7 @@ class Run:
 
     link: str | None = None
     directory: Path | None = None
+    offline = False
 
     def log(self, values: dict[str, float], step: int | None = None) -> None:
         """Record numbers under their keys, for example "train/loss", at a training step."""
@@ -172,7 +173,7 @@ def start(
     setting W&B refuses) turns it into an offline one, and what keeps it from starting offline (a folder that cannot
     be written) into one that records nothing; either is said once. `none` imports no wandb.
     `continued` is a file that remembers the run's id: work that is interrupted and goes on stays one run. Offline,
-    where W&B cannot continue a run, it becomes a second one of that name.
+    where W&B cannot continue a run, it becomes a second one of that name, for the caller to tell all from the start.
     Raises InputError for an unknown mode.
     """
     if mode not in MODES:

@@ -120,7 +120,7 @@ def _tracked(job: _Job):
         return tracking.no_run()
     return tracking.start_run(
         train,
-        name=job.folder.name.rsplit("-", 1)[0],
+        name=job.folder.name,
         group=job.who,
         job_type="train",
         tags=[job.who, train.method.name, train.model.name, train.schedule.name],
@@ -208,6 +208,8 @@ def _show_ladder(job: _Job, kept: int, run) -> None:
 
 
 def _forward(event: dreambooth.Event, run) -> None:
+    if event.kind == "past" and not run.offline:  # the tracked run itself goes on, but not one that is offline
+        return
     say(event.notices)
     if event.values:
         run.log(event.values, event.step)

@@ -73,7 +73,7 @@ def track_cell(
     asked = [str(axes[axis]) for axis in ("style", "scene", "target") if axes.get(axis) is not None]
     with start_run(
         sweep,
-        name=folder.name.rsplit("-", 1)[0],
+        name=folder.name,
         group=run_dir.parent.name if run_dir.name.isdigit() else run_dir.name,
         job_type="edit",
         tags=[axes["subject"], axes["edit"], axes["method"], axes["model"], *asked],
