@@ -61,7 +61,7 @@ def test_an_offline_run_holds_what_was_logged(tmp_path, no_account, capsys):
         run.uses("tuki-model-1234", "model")  # nothing to link to offline: no error
         log_cell(run, folder, cell.record, rows, cell.summary)
         directories.append(run.directory)
-    assert len(set(directories)) == 2 and capsys.readouterr().out.count("wandb sync") == 1
+    assert len(set(directories)) == 2 and capsys.readouterr().out.count("python -m likeness.report.sync") == 1
     import wandb
 
     wandb.teardown()  # the client's own process has written everything when it is gone
@@ -124,7 +124,11 @@ def test_a_cell_is_easy_to_find_among_runs(tmp_path, monkeypatch):
     sweep = SimpleNamespace(logger=SimpleNamespace(mode="auto", project="mine"), out=str(tmp_path))
     run_dir, finetuned = tmp_path / "2026_sweep" / "3", tmp_path / "tuki-lora-9"
     tracking.track_cell(sweep, run_dir, folder, cell.record, rows, cell.summary, finetuned)
-    assert (asked["name"], asked["group"], asked["job_type"]) == ("tuki-global-van_gogh-lora-0123abcd", "2026_sweep", "edit")
+    assert (asked["name"], asked["group"], asked["job_type"]) == (
+        "tuki-global-van_gogh-lora-0123abcd",
+        "2026_sweep",
+        "edit",
+    )
     assert asked["tags"] == ["tuki", "global", "lora", "paperdoll", "van gogh"] and asked["project"] == "mine"
     about = asked["config"]["cell"]
     assert about["style"] == "van gogh" and about["weights"] == "w@1" and about["finetuned"] == "tuki-lora-9"

@@ -9,7 +9,7 @@ from cells_on_disk import write_cell
 
 from likeness import results
 from likeness.errors import InputError
-from likeness.report import sync
+from likeness.report import sync, tracker
 from likeness.report.parquet import write_parquet
 from likeness.report.records import read_cells
 from likeness.study import failures
@@ -127,10 +127,19 @@ def test_only_runs_that_stayed_offline_are_uploaded(tmp_path):
         sync.sync(tmp_path / "empty")
 
 
+def test_an_upload_without_a_login_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracker, "has_login", lambda: False)
+    for number in range(3):
+        (tmp_path / f"offline-run-{number}").mkdir()
+    with pytest.raises(InputError, match=r"no W&B login: .* upload the 3 again"):
+        sync.sync(tmp_path)
+
+
 def test_a_dead_server_ends_the_upload_at_the_first_run(tmp_path, monkeypatch, capsys):
     for number in range(3):
         (tmp_path / f"offline-run-{number}").mkdir()
     asked = []
+    monkeypatch.setattr(tracker, "has_login", lambda: True)
 
     def hangs(command, check, timeout):
         asked.append(command[-1])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from likeness.errors import InputError
+from likeness.report import tracker
 
 SECONDS = 120.0  # for one run; those of a cell or a training take a few
 
@@ -27,6 +28,10 @@ def sync(root: Path, timeout: float = SECONDS) -> int:
     runs = offline_runs(root)
     if not runs:
         raise InputError(f"no offline run under {root}: nothing to upload.")
+    if not tracker.has_login():
+        raise InputError(
+            f"there is no W&B login: `wandb login`, or set WANDB_API_KEY, then upload the {len(runs)} again."
+        )
     failed = []
     for number, run in enumerate(runs):
         try:

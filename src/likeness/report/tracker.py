@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -135,7 +136,8 @@ class WandbRun(Run):
         if self.offline:
             say(
                 "offline",
-                f"W&B is offline; to upload this and other runs: wandb sync {self.directory.parent}/offline-*",
+                "W&B is offline; to upload this and other runs: wandb login, then "
+                f"python -m likeness.report.sync {shlex.quote(str(self.directory.parent))}",
             )
         elif self.link:
             print(f"W&B: {self.link}")
@@ -230,14 +232,19 @@ def wandb_mode(asked: str) -> str:
     stated = os.environ.get("WANDB_MODE")
     if stated:
         return "offline" if stated == "dryrun" else stated
-    import wandb
-
     try:
-        return "online" if wandb.login(prompt=False, verify=False) else "offline"  # no network, no question asked
+        return "online" if has_login() else "offline"
     except Exception as error:
         say("no login", f"the W&B login failed ({first_line(error)}); recording offline instead. Set another key with "
             "`wandb login`, or unset WANDB_API_KEY.")  # fmt: skip
         return "offline"
+
+
+def has_login() -> bool:
+    """Say whether a W&B login is known here; uses no network and asks nothing. An exception: a key that is no key."""
+    import wandb
+
+    return bool(wandb.login(prompt=False, verify=False))
 
 
 def _settings(wandb: Any) -> Any:
