@@ -24,15 +24,48 @@ GROUPS = {
     "Attention of the words": ("identifier_", "class_"),
     "Optimizer": ("train/",),
 }
+# What a name says, without "train/", "validation/" or the first word of a health's; an arrow to where it is better.
+MEANINGS = {
+    "loss": "sum of the two, other noise and timesteps at every step",
+    "loss_instance": "of the photos ↓",
+    "loss_prior": "of the class pictures ↓",
+    "loss_class": "of the class pictures ↓",
+    "grad_norm": "before clipping",
+    "lr": "learning rate",
+    "identity_distance": "identity as the probe reads it, distance to the photos' ↓",
+    "clip_i": "likeness to the photos, CLIP ↑",
+    "dino": "likeness to the photos, DINO ↑",
+    "clip_t": "CLIP to the prompt without the identifier ↑",
+    "asked_shown": "asked factors that the probe reads ↑",
+    "drift_lpips": "moved from the untrained model's pictures, LPIPS ↓",
+    "drift_clip": "the same, 1 - cosine of CLIP ↓",
+    "drift_identity": "the same, identity ↓",
+    "drift_who": "read as another class than before ↓",
+    "diversity_lpips": "how much pictures of one prompt differ, LPIPS ↑",
+    "pres_clip_i": "likeness to the subject's photos, CLIP",
+    "pres_dino": "likeness to the subject's photos, DINO",
+    "pres_identity_distance": "identity, distance to the subject's photos",
+    "bleed_clip_i": "come nearer to the subject, CLIP ↓",
+    "bleed_dino": "come nearer to the subject, DINO ↓",
+    "bleed_identity": "share of the way to the subject's identity ↓",
+    "class_read": "read as the class that was asked ↑",
+    "entropy": "how evenly the word's attention is spread; 1 over all the picture",
+    "entropy_change": "the same, against the untrained model",
+    "focus": "share of it on the strongest tenth of the picture",
+    "focus_change": "the same, against the untrained model",
+    "mass": "share of all attention that the word has",
+    "mass_change": "the same, against the untrained model",
+}
+PHOTOS, PHOTO = 12, 112  # shown at most, and the side of one in pixels
 WIDTH, HEIGHT, EDGE = 220, 36, 3  # of a curve, pixels
 WIDEST = 1400  # pixels of an embedded picture
 Curve = list[tuple[int, float]]
 
 
-def write_training_report(folder: Path, title: str) -> Path:
+def write_training_report(folder: Path, title: str, photos: Sequence[Image.Image] = ()) -> Path:
     """Write report.html into a fine-tuned model's folder and return it; it refers to nothing outside itself."""
     curves = read_curves(folder / "history.csv")
-    body = [f"<h1>{escape(title)}</h1>", pictures(folder), ladder(folder / "ladder.csv")]
+    body = [f"<h1>{escape(title)}</h1>", strip(photos), pictures(folder), ladder(folder / "ladder.csv")]
     left = dict(curves)
     for heading, starts in GROUPS.items():
         here = {n: left.pop(n) for n in list(left) if n.startswith(starts) or bare(n).startswith(starts)}
@@ -68,17 +101,23 @@ def bare(name: str) -> str:
     return name.rsplit("/", 1)[-1] if name.startswith("health/") else name
 
 
+def meaning(name: str) -> str:
+    """Return what a number says, or ""."""
+    last = name.rsplit("/", 1)[-1]
+    return MEANINGS.get(last.split("_", 1)[-1] if name.startswith("health/") else last, "")
+
+
 def table(heading: str, curves: dict[str, Curve]) -> str:
     """Return a table with a row per number: first, last, and its curve; "" without numbers."""
     rows = "".join(
         f"<tr><td>{escape(name.removeprefix('health/'))}</td><td>{curve[0][1]:.4g}</td><td>{curve[-1][1]:.4g}</td>"
-        f"<td>{sparkline(name, curve)}</td></tr>"
+        f"<td>{sparkline(name, curve)}</td><td>{escape(meaning(name))}</td></tr>"
         for name, curve in sorted(curves.items())
     )
     if not rows:
         return ""
     steps = {step for curve in curves.values() for step, _ in (curve[0], curve[-1])}
-    head = f"<tr><th></th><th>first</th><th>last</th><th>steps {min(steps)} to {max(steps)}</th></tr>"
+    head = f"<tr><th></th><th>first</th><th>last</th><th>steps {min(steps)} to {max(steps)}</th><th></th></tr>"
     return scrolling(heading, head, rows)
 
 
@@ -108,9 +147,11 @@ def pictures(folder: Path) -> str:
     sheets = sorted((folder / "samples").glob("before-after-*.png")) or sorted((folder / "samples").glob("step-*.png"))
     if not sheets:
         return ""
+    with Image.open(sheets[-1]) as sheet:
+        shown = embedded(sheet)
     caption = f"{sheets[-1].stem.replace('-', ' ')}; the same noise before and after"
-    shown = f'<img alt="samples of the untrained and the fine-tuned model" src="{embedded(sheets[-1])}">'
-    return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
+    image = f'<img alt="samples of the untrained and the fine-tuned model" src="{shown}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def ladder(path: Path) -> str:
@@ -130,10 +171,20 @@ def cells(row: Sequence[str]) -> str:
     return "".join(f"<td>{escape(text)}</td>" for text in shown) + f"<td>{'<mark>kept</mark>' if mark else ''}</td>"
 
 
-def embedded(path: Path) -> str:
+def strip(photos: Sequence[Image.Image]) -> str:
+    """Return a row of the photos the subject was learnt from; "" without any."""
+    if not photos:
+        return ""
+    from diffusers.utils import make_image_grid
+
+    small = [photo.convert("RGB").resize((PHOTO, PHOTO), Image.LANCZOS) for photo in photos[:PHOTOS]]
+    image = f'<img alt="photos of the subject" src="{embedded(make_image_grid(small, 1, len(small)))}">'
+    return f"<figure>{image}<figcaption>{len(photos)} photos</figcaption></figure>"
+
+
+def embedded(picture: Image.Image) -> str:
     """Return a picture as a data URI, scaled down if it is very wide."""
-    with Image.open(path) as picture:
-        shown = picture.convert("RGB")
+    shown = picture.convert("RGB")
     if shown.width > WIDEST:
         shown = shown.resize((WIDEST, round(shown.height * WIDEST / shown.width)), Image.LANCZOS)
     buffer = io.BytesIO()

@@ -18,6 +18,7 @@ from likeness.study import ladder, place, progress, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
 from likeness.study.idle import refuse_idle
 from likeness.study.world import refuse_known_identifiers, world_notices
+from likeness.subjects import crop_photo, open_photo
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path)
     if job.settings.ladder:
         _show_ladder(job, result.steps, run)
     who = ", ".join(f"{s.identifier} {s.class_word}" for s in job.subjects)
-    write_training_report(job.folder, f"{who} on {job.train.model.name}: {result.steps} steps")
+    photos = [crop_photo(open_photo(photo.path), 256, None) for concept in job.concepts for photo in concept.photos]
+    write_training_report(job.folder, f"{who} on {job.train.model.name}: {result.steps} steps", photos)
     lora = job.settings.method == "lora"  # by its folder's name, under which editing runs look for it
     run.artifact(job.folder.name, "model", job.folder / ("lora" if lora else "model"), reference=not lora)
 
