@@ -111,7 +111,7 @@ def table(heading: str, curves: dict[str, Curve]) -> str:
     """Return a table with a row per number: first, last, and its curve; "" without numbers."""
     rows = "".join(
         f"<tr><td>{escape(name.removeprefix('health/'))}</td><td>{curve[0][1]:.4g}</td><td>{curve[-1][1]:.4g}</td>"
-        f"<td>{sparkline(name, curve)}</td><td>{escape(meaning(name))}</td></tr>"
+        f"<td>{sparkline(name, curve)}</td><td class='told'>{escape(meaning(name))}</td></tr>"
         for name, curve in sorted(curves.items())
     )
     if not rows:
@@ -150,7 +150,7 @@ def pictures(folder: Path) -> str:
     with Image.open(sheets[-1]) as sheet:
         shown = embedded(sheet)
     caption = f"{sheets[-1].stem.replace('-', ' ')}; the same noise before and after"
-    image = f'<img alt="samples of the untrained and the fine-tuned model" src="{shown}">'
+    image = f'<img class="wide" alt="samples of the untrained and the fine-tuned model" src="{shown}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -178,7 +178,7 @@ def strip(photos: Sequence[Image.Image]) -> str:
     from diffusers.utils import make_image_grid
 
     small = [photo.convert("RGB").resize((PHOTO, PHOTO), Image.LANCZOS) for photo in photos[:PHOTOS]]
-    image = f'<img alt="photos of the subject" src="{embedded(make_image_grid(small, 1, len(small)))}">'
+    image = f'<img class="wide" alt="photos of the subject" src="{embedded(make_image_grid(small, 1, len(small)))}">'
     return f"<figure>{image}<figcaption>{len(photos)} photos</figcaption></figure>"
 
 
