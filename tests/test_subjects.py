@@ -17,6 +17,7 @@ from likeness.subjects import (
     check_class_dir,
     class_images,
     crop_photo,
+    drawn_class_images,
     find_photos,
     load_photos,
     make_folder,
@@ -161,6 +162,16 @@ def test_class_pictures_are_drawn_once_and_never_depend_on_who_asks(tmp_path):
     class_images(request, 10, tmp_path, counting_draw(blocks), shape)
     assert [f.read_bytes() for f in files] == kept and len(blocks) == 4
     assert torch.equal(blocks[2][1], blocks[0][1])
+
+
+def test_class_pictures_are_counted_without_drawing(tmp_path):
+    request = ClassRequest("m", ("a man", "a dog"))
+    assert drawn_class_images(request, 10, tmp_path) == (0, 16) and not list(tmp_path.iterdir()), "in whole blocks"
+    files = class_images(request, 10, tmp_path, counting_draw([]), (2, 4, 4))
+    assert drawn_class_images(request, 10, tmp_path) == (10, 0)
+    assert drawn_class_images(request, 17, tmp_path) == (16, 8)
+    files[3].unlink()
+    assert drawn_class_images(request, 10, tmp_path) == (9, 1)
 
 
 def test_the_record_of_class_pictures_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -99,6 +99,16 @@ def locate(model: ModelSource) -> tuple[str, Path | None]:
     return "hub", _cached_snapshot(model)
 
 
+def to_download(model: ModelSource) -> str | None:
+    """Return the command that fetches what is still to come from the hub; None where all is there. Asks nobody."""
+    kind, path = locate(model)
+    if kind == "hub" and path is None:
+        return _download_command(model)
+    if kind == "file" and not model.config and _cached_snapshot(ModelSource(model.name, SD15), CONFIGS) is None:
+        return f"hf download {SD15} --include '*.json' 'tokenizer/*'"
+    return None
+
+
 def load_pipeline(model: ModelSource, *, dtype: str = "float32", device: str = "cpu") -> StableDiffusionPipeline:
     """Load the whole pipeline, without safety checker and progress bar, in evaluation mode."""
     check_available(model)
@@ -313,14 +323,19 @@ def _download(model: ModelSource, weights: bool = True) -> Path:
 
 
 def _not_cached(model: ModelSource) -> str:
-    variant = f" --include '*.{model.variant}.safetensors' '*.json' '*.txt'" if model.variant else ""
     files = ", ".join(_weight_file(part, model.variant) for part in WEIGHTS)
     return (
         f"model {model.name}: {model.source} is not in the local cache and downloads are off or failed. "
         f"Needed: {files} and the *.json and tokenizer files. Either run "
-        f"`hf download {model.source}{variant}` with a network, or give a local copy: "
+        f"`{_download_command(model)}` with a network, or give a local copy: "
         "model.source=FOLDER (diffusers layout) or a .safetensors file."
     )
+
+
+def _download_command(model: ModelSource) -> str:
+    revision = f" --revision {model.revision}" if model.revision else ""
+    variant = f" --include '*.{model.variant}.safetensors' '*.json' '*.txt'" if model.variant else ""
+    return f"hf download {model.source}{revision}{variant}"
 
 
 def _unreadable(model: ModelSource, kind: str, error: Exception) -> str:

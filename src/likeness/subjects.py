@@ -204,6 +204,13 @@ def class_images(
     return paths[:count]
 
 
+def drawn_class_images(request: ClassRequest, count: int, root: Path) -> tuple[int, int]:
+    """Return how many of `count` class pictures are there, and how many `class_images` would draw, in whole blocks."""
+    folder = request.folder(root)
+    there = [_is_drawn(request, k, folder / f"{k:05d}.png") for k in range(-(-count // BLOCK) * BLOCK)]
+    return sum(there[:count]), there.count(False)
+
+
 def _is_drawn(request: ClassRequest, number: int, path: Path) -> bool:
     """Say whether a class picture is there, whole, and the one that was drawn."""
     try:

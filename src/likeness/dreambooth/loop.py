@@ -27,6 +27,7 @@ from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.recorded import Recorded
 from likeness.dreambooth.sampling import evaluating
 from likeness.dreambooth.settings import (
+    PRECISION,
     Concept,
     Event,
     TrainResult,
@@ -35,7 +36,6 @@ from likeness.dreambooth.settings import (
     check_concepts,
 )
 from likeness.dreambooth.setup import (
-    PRECISION,
     ChooseStep,
     OnEvent,
     ProbeSamples,
@@ -85,7 +85,8 @@ def train(
         processes.on_main(lambda: stack.enter_context(storage.locked(out)))
         model_id = processes.on_main(lambda: weights_id(model))
         identity = storage.identity(model_id, concepts, settings)
-        run = Run(model, concepts, settings, out, processes, identity, on_event or _ignore, probe_samples, choose_step)
+        on_event = on_event or (lambda event: None)
+        run = Run(model, concepts, settings, out, processes, identity, on_event, probe_samples, choose_step)
         finished = processes.on_main(lambda: _finished(run))
         if finished is not None:
             return TrainResult(out, finished["step"], finished["step"], 0.0, finished["values"], run.notices)
@@ -396,8 +397,4 @@ def _finished(run: Run) -> dict | None:
             storage.remove_leftovers(run.out, finished=True)
             return record
     storage.remove_leftovers(run.out, finished=False)
-    return None
-
-
-def _ignore(event: Event) -> None:
     return None

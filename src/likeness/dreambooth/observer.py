@@ -9,8 +9,8 @@ from pathlib import Path
 
 from likeness.dreambooth import storage
 from likeness.dreambooth.sampling import Pictures, SampleGrid, evaluating
-from likeness.dreambooth.settings import Event, Samples
-from likeness.dreambooth.setup import PRECISION, Run
+from likeness.dreambooth.settings import PRECISION, Event, Samples
+from likeness.dreambooth.setup import Run
 from likeness.dreambooth.trainable import Trainable
 from likeness.dreambooth.validation import Validation
 from likeness.subjects import write_png

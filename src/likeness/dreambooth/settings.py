@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from likeness.errors import InputError
-from likeness.subjects import Photo, check_class_dir
+from likeness.subjects import ClassRequest, Photo, check_class_dir
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,8 @@ LAYERS = ("unet_layers", "text_encoder_layers")  # of method=full
 UNSAID = {"unet_layers": "all", "text_encoder_layers": "all", "cuda_graph": True}
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
 POLYNOMIAL_END = 1e-7  # learning rate at which lr_scheduler=polynomial ends, diffusers' lr_end
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISION = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # mixed_precision -> torch's name
+PRECISIONS = tuple(PRECISION)
 FRESH_CROPS = -1  # value of `crops`: another random crop at every step
 _COMMON = """
 a an the of in on at by to and or with photo picture image painting drawing man woman person boy girl child
@@ -232,6 +233,22 @@ def has_prior(concept: Concept) -> bool:
     if concept.class_dir is not None and not concept.class_prompts:
         raise InputError(f"{concept.identifier}: class_dir needs a class prompt that describes its pictures.")
     return bool(concept.class_prompts)
+
+
+def class_request(
+    concept: Concept, settings: TrainSettings, model_id: str, resolution: int, device: str
+) -> ClassRequest:
+    """Return what decides a subject's class pictures; `resolution` in pixels, `device` a type such as cuda."""
+    return ClassRequest(
+        model_id,
+        tuple(concept.class_prompts),
+        settings.class_num_inference_steps,
+        settings.class_guidance_scale,
+        resolution,
+        PRECISION[settings.mixed_precision],
+        settings.seed,
+        device,
+    )
 
 
 def _words(text: str) -> list[str]:

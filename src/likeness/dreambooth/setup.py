@@ -11,7 +11,7 @@ import torch
 from likeness.dreambooth.batches import Batches, posterior_key, tokenize
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.sampling import draw, latent_shape
-from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings, has_prior
+from likeness.dreambooth.settings import Concept, Event, Samples, TrainSettings, class_request, has_prior
 from likeness.dreambooth.storage import RUNGS, need_space
 from likeness.errors import InputError
 from likeness.models import ModelSource
@@ -29,7 +29,6 @@ ProbeSamples = Callable[[Samples], "dict[str, float]"]
 ChooseStep = Callable[["dict[int, dict[str, float]]"], int]
 # CLIP's tokens are in order of frequency: "burger" is 6548 and "violin" 17058 of 49408, "sks" 48136.
 FREQUENT, SMALL = 0.25, 10_000
-PRECISION = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass
@@ -124,16 +123,7 @@ def prepare_class_files(run: Run, pipe, model_id: str, class_root: Path) -> list
                     f"used (num_class_images), {unused} not"
                 )
             continue
-        request = ClassRequest(
-            model_id,
-            tuple(concept.class_prompts),
-            settings.class_num_inference_steps,
-            settings.class_guidance_scale,
-            run.resolution,
-            PRECISION[settings.mixed_precision],
-            settings.seed,
-            processes.device.type,
-        )
+        request = class_request(concept, settings, model_id, run.resolution, processes.device.type)
 
         def draw_block(prompts: list[str], noise: torch.Tensor, request: ClassRequest = request):
             with processes.autocast():

@@ -86,13 +86,33 @@ def left_unfinished(folder: Path) -> dict[str, Any] | None:
         return None
     states = [read_json(file) for file in sorted(folder.glob("checkpoint-*/state.json"))]
     identities = [state["identity"] for state in states if state and "identity" in state]
-    if not identities:
-        return None
+    return identities[-1] if identities and not is_locked(folder) else None
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint whose files have the sizes they were saved with, and its run's identity.
+
+    Cheap: whether they hold what was saved, `checkpoint.find` tells.
+    """
+    found = [f for f in folder.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
+    for checkpoint in sorted(found, key=lambda f: int(f.name.removeprefix("checkpoint-")), reverse=True):
+        state = read_json(checkpoint / "state.json") or {}
+        sizes = {checkpoint / name: size for name, (size, _) in state.get("files", {}).items()}
+        if "identity" in state and sizes and all(f.is_file() and f.stat().st_size == n for f, n in sizes.items()):
+            return checkpoint, state["identity"]
+    return None
+
+
+def is_locked(out: Path) -> bool:
+    """Say whether a training is running in a folder; writes nothing."""
     try:
-        with locked(folder):
-            return identities[-1]
-    except InputError:  # it is being trained
-        return None
+        with (out / ".lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, so nobody who held it
+        return False
+    return False
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
 from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
-from likeness.study import ladder, place, progress, tracking
+from likeness.study import dry_run_training, ladder, place, progress, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
 from likeness.study.idle import refuse_idle
 from likeness.study.world import refuse_known_identifiers, world_notices
@@ -22,8 +22,11 @@ from likeness.subjects import crop_photo, open_photo
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A training spelled out and checked, before anything heavy is loaded."""
+class Job:
+    """A training spelled out and checked, before anything heavy is loaded.
+
+    In a dry run `missing` says what of the base model is not here, and `folder` is None where its name needs that.
+    """
 
     train: Train
     subjects: list[Subject]
@@ -31,26 +34,27 @@ class _Job:
     roles: list[Roles]
     settings: dreambooth.TrainSettings
     base: models.ModelSource
-    folder: Path
+    folder: Path | None
+    missing: str = ""
 
     @property
     def who(self) -> str:
         return "+".join(s.name for s in self.subjects)
 
 
-def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] = ()) -> Path:
+def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] = ()) -> Path | None:
     """Train what the configuration asks for and return its folder; resumes or returns at once if it is there.
 
-    `overrides`: what was typed, of which nothing may be in vain.
+    `overrides`: what was typed, of which nothing may be in vain. With `dry_run` it says what it would do; the folder
+    is None where it cannot be named yet.
     """
     refuse_idle(train, overrides)
     job = _job(train, subjects)
     health, missing = _health(job)
-    say(world_notices(train, job.subjects) + missing + _left_beside(job))
+    say(world_notices(train, job.subjects) + missing + ([] if job.missing else _left_beside(job)))
     if train.dry_run:
-        there = dreambooth.is_finished(job.folder)
-        would = f"would train {job.who} for {job.settings.num_train_steps} steps into {job.folder}"
-        say([], f"nothing to train: {job.folder} is finished" if there else would)
+        if is_main_process():
+            dry_run_training.dry_run(job)
         return job.folder
     keep_freed_memory()
     with _tracked(job) as run:
@@ -71,7 +75,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
     return job.folder
 
 
-def _job(train: Train, subjects: list[Subject]) -> _Job:
+def _job(train: Train, subjects: list[Subject]) -> Job:
     chosen = subjects or [train.subject]
     refuse_known_identifiers(train, chosen)
     concepts = [place.concept(s, prior_of(train, s), train.model.resolution) for s in chosen]
@@ -91,11 +95,15 @@ def _job(train: Train, subjects: list[Subject]) -> _Job:
     base = place.model_source(train.model)
     dreambooth.check_concepts(concepts, settings)
     dreambooth.check_class_folders(concepts, settings)
-    models.check_available(base)
-    return _Job(train, chosen, concepts, roles, settings, base, place.model_folder(train, subjects or None))
+    missing = dry_run_training.missing_base(base) if train.dry_run else ""
+    if not train.dry_run:
+        models.check_available(base)
+    nameless = missing and models.locate(base)[0] != "hub"  # a hub model is named by its id
+    folder = None if nameless else place.model_folder(train, subjects or None)
+    return Job(train, chosen, concepts, roles, settings, base, folder, missing)
 
 
-def _left_beside(job: _Job) -> list[str]:
+def _left_beside(job: Job) -> list[str]:
     """Name killed runs that differ from this one in settings only, so that it starts anew instead of going on."""
     if not is_main_process() or dreambooth.is_finished(job.folder) or storage.left_unfinished(job.folder):
         return []
@@ -114,7 +122,7 @@ def _left_beside(job: _Job) -> list[str]:
     ]
 
 
-def _tracked(job: _Job):
+def _tracked(job: Job):
     """Return the tracker run of a training; a model that is already there is not a run."""
     train = job.train
     if dreambooth.is_finished(job.folder):
@@ -130,7 +138,7 @@ def _tracked(job: _Job):
     )
 
 
-def _show_outcome(job: _Job, result: dreambooth.TrainResult, run, run_dir: Path) -> None:
+def _show_outcome(job: Job, result: dreambooth.TrainResult, run, run_dir: Path) -> None:
     """Point to the model from the run folder, write its page, give the tracker what runs are compared by."""
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "model.txt").write_text(f"{job.folder.resolve()}\n", encoding="utf-8")
@@ -171,7 +179,7 @@ def prior_of(train: Train, subject: Subject) -> PriorClass:
     return replace(prior, prompts=[prompt.replace("{class_word}", word) for prompt in prior.prompts])
 
 
-def _health(job: _Job) -> tuple[Health | None, list[str]]:
+def _health(job: Job) -> tuple[Health | None, list[str]]:
     """Return what measures the samples, or why nothing does; a ladder cannot do without."""
     from likeness import metrics
 
@@ -197,7 +205,7 @@ def _probe(health: Health, samples: dreambooth.Samples, folder: Path, run) -> di
     return values
 
 
-def _show_ladder(job: _Job, kept: int, run) -> None:
+def _show_ladder(job: Job, kept: int, run) -> None:
     """Print, store and track the scores of the checkpoints and the one that was kept."""
     history = storage.History(job.folder / "history.csv", job.settings.num_train_steps).numbers()
     scored = ladder.score(ladder.rows_of(history, job.settings.rungs))

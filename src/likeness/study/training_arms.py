@@ -20,7 +20,8 @@ from likeness.dreambooth import Concept, TrainSettings
 from likeness.dreambooth.batches import tokenize
 from likeness.dreambooth.loop import build
 from likeness.dreambooth.processes import Processes
-from likeness.dreambooth.setup import PRECISION, Run, training_scheduler
+from likeness.dreambooth.settings import PRECISION
+from likeness.dreambooth.setup import Run, training_scheduler
 from likeness.dreambooth.trainable import prepare
 from likeness.malloc import keep_freed_memory
 from likeness.models import ModelSource, load_pipeline

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from likeness.dreambooth.setup import PRECISION
+from likeness.dreambooth.settings import PRECISION
 from likeness.prompt_to_prompt.benchmark import interval
 from likeness.prompt_to_prompt.benchmark_models import matmul_flops_per_second
 from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, now, start
