@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "results": {"report", "metrics"},
     "paperdoll": {"models", "malloc"},
     "export": {"models", "dreambooth", "subjects"},
+    "sample": {"models", "dreambooth", "prompt_to_prompt", "report"},
     "replay": {"study", "report", "config"},
     "reproduce": {"study", "report", "results"},
     "study": {
