@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 
 from likeness import config, launch
-from likeness.errors import InputError
+from likeness.errors import InputError, Stopped
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sweep")
@@ -53,11 +53,11 @@ def begin(folder: Path, jobs: int | None, here: bool) -> None:
 def gather_launched() -> None:
     """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
     folder = launch.RememberFolder.folder
+    if "likeness.study.progress" in sys.modules:
+        sys.modules["likeness.study.progress"].stop()
     if folder is not None and has_jobs(folder):
-        from likeness.study import progress
         from likeness.study.gather import gather
 
-        progress.stop()
         try:
             gather(folder)
         except OSError as error:
@@ -69,6 +69,28 @@ def gather_launched() -> None:
         sys.modules["likeness.study.dry_run"].print_total()
 
 
+def sweep_and_gather() -> None:
+    """Do what was launched, and bring it together also after failed jobs or Ctrl-C."""
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        raise Stopped(last_words()) from stop
+    finally:
+        gather_launched()
+
+
+def last_words() -> str:
+    """Say after Ctrl-C what the same command does."""
+    folder = launch.RememberFolder.folder
+    if folder is None or launch.RememberFolder.dry:
+        return "stopped"
+    from likeness.study.gather import what_next
+
+    if launch.RememberFolder.goes_on:
+        return f"stopped waiting; jobs that Slurm has go on (scancel ends them), then {what_next(folder)}"
+    return f"stopped; {what_next(folder)}"
+
+
 def has_jobs(folder: Path) -> bool:
     """Say whether a launch left anything to gather; a single job that was refused has said so itself."""
     return (folder / "cell.txt").is_file() or any(p.is_dir() and p.name.isdigit() for p in folder.glob("*"))
@@ -76,7 +98,4 @@ def has_jobs(folder: Path) -> bool:
 
 if __name__ == "__main__":
     launch.RememberFolder.started = begin
-    try:
-        main()
-    finally:
-        gather_launched()
+    launch.one_line_when_stopped(sweep_and_gather)

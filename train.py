@@ -24,4 +24,4 @@ def main(cfg) -> None:
 
 if __name__ == "__main__":
     sys.argv += launch.quiet_overrides()
-    main()
+    launch.one_line_when_stopped(main)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from likeness.errors import InputError
+from likeness.errors import InputError, Stopped
 from likeness.ranks import is_main_process
 
 # conf/hydra/launcher/joblib.yaml and its like are meant to lie over the plugins' own schemas of the same names.
@@ -47,6 +49,20 @@ def job() -> Job:
 def one_line(error: InputError) -> Exception:
     """Return the exception that Hydra prints as one message without a traceback."""
     return CompactHydraException(str(error))
+
+
+def one_line_when_stopped(work: Callable[[], None]) -> None:
+    """Do the work of an entry point; after Ctrl-C say one line, on the main process alone, and exit with code 130."""
+    try:
+        work()
+        return
+    except KeyboardInterrupt as stop:
+        words = str(stop) if isinstance(stop, Stopped) else "stopped; the same command goes on"
+    # The exception is gone, and all it held is released. Another Ctrl-C ends at once what Python does on its way out.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if is_main_process():
+        print(words, file=sys.stderr, flush=True)
+    raise SystemExit(130)
 
 
 def check_writable(out: str, run_dir: str) -> None:
@@ -116,17 +132,19 @@ class RememberFolder(Callback):
     """
 
     folder: Path | None = None
+    dry = False
+    goes_on = False  # without this process: its jobs are in a cluster's queue
     # told folder, number of jobs (0 for a single run, None where unknown) and whether this process runs them all
     started: Callable[[Path, int | None, bool], None] | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder = Path(config.hydra.run.dir)
+        RememberFolder.folder, RememberFolder.dry = Path(config.hydra.run.dir), config.dry_run
         check_writable(config.out, config.hydra.run.dir)
         if RememberFolder.started and not config.dry_run:
             RememberFolder.started(RememberFolder.folder, 0, False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder = Path(config.hydra.sweep.dir)
+        RememberFolder.folder, RememberFolder.dry = Path(config.hydra.sweep.dir), config.dry_run
         check_writable(config.out, config.hydra.sweep.dir)
         if config.dry_run:  # the total is added up in one process, and draws nothing that would need more
             with read_write(config.hydra), open_dict(config.hydra):
@@ -134,6 +152,7 @@ class RememberFolder(Callback):
         missing = launcher_missing(config.hydra.launcher._target_)
         if missing:
             raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings
+        RememberFolder.goes_on = config.hydra.launcher._target_.endswith(".SlurmLauncher")
         jobs = count_jobs(list(config.hydra.overrides.task), dict(config.hydra.sweeper.get("params") or {}))
         if RememberFolder.started and not config.dry_run:
             RememberFolder.started(RememberFolder.folder, jobs, config.hydra.launcher._target_ == IN_PROCESS)

@@ -49,7 +49,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
         dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
         return None
     keep_freed_memory()
-    started, cell, drawn = time.perf_counter(), None, False
+    started, cell = time.perf_counter(), None
     try:
         cell = _prepare(sweep, run_dir, overrides)
         drawn = cell.run(run_dir)
@@ -57,9 +57,8 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
         if type(error) is ValueError:  # Prompt-to-Prompt knows nothing of ours: what the user typed
             error = InputError(str(error)).with_traceback(error.__traceback__)
         _record_failure(sweep, cell, run_dir, overrides, error)
+        progress.advance(time.perf_counter() - started, drawn=False)
         raise error
-    finally:
-        progress.advance(time.perf_counter() - started, drawn)
     try:
         failures.point_to(run_dir, cell.folder)
     except OSError as error:
@@ -67,6 +66,8 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
             f"the cell {cell.folder} is finished and kept, but {run_dir} cannot point to it: "
             f"{error.strerror or error}. Free some space, then run the same command again."
         ) from error
+    finally:
+        progress.advance(time.perf_counter() - started, drawn)
     return cell.folder
 
 
