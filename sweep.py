@@ -23,7 +23,11 @@ def main(cfg) -> None:
 
         run_cell(sweep, job.directory, job.overrides)
     except InputError as error:
-        raise launch.one_line(error) from error
+        if not (cfg.dry_run and job.one_of_many):
+            raise launch.one_line(error) from error
+        from likeness.study import dry_run
+
+        dry_run.refuse(job.directory, str(error))  # all are said with the total, which also sets the exit code
 
 
 def record_refused(cfg, job: launch.Job, error: InputError) -> None:
@@ -35,6 +39,7 @@ def record_refused(cfg, job: launch.Job, error: InputError) -> None:
             failures.write(job.directory, None, job.overrides, str(error))
         except OSError as second:
             print(f"note: the failure could not be recorded: {second}", file=sys.stderr)
+        progress.failed(job.directory, str(error))
         progress.advance(0.0, drawn=False)
 
 
@@ -69,6 +74,12 @@ def gather_launched() -> None:
         sys.modules["likeness.study.dry_run"].print_total()
 
 
+def refused_dry() -> bool:
+    """Say whether a dry run of this process refused a cell."""
+    module = sys.modules.get("likeness.study.dry_run")
+    return bool(module and module.TOTAL.refused)
+
+
 def sweep_and_gather() -> None:
     """Do what was launched, and bring it together also after failed jobs or Ctrl-C."""
     try:
@@ -77,6 +88,8 @@ def sweep_and_gather() -> None:
         raise Stopped(last_words()) from stop
     finally:
         gather_launched()
+    if refused_dry():
+        raise SystemExit(1)
 
 
 def last_words() -> str:

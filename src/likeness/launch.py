@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import signal
@@ -17,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from likeness.errors import InputError, Stopped
@@ -33,6 +35,7 @@ class Job:
     directory: Path
     overrides: list[str]
     choices: dict[str, Any]
+    one_of_many: bool = False
 
 
 def job() -> Job:
@@ -43,6 +46,7 @@ def job() -> Job:
         Path(hydra_config.runtime.output_dir),
         list(hydra_config.overrides.task),
         {g: hydra_config.runtime.choices[g] for g in groups if g in hydra_config.runtime.choices},
+        hydra_config.mode == RunMode.MULTIRUN,
     )
 
 
@@ -58,6 +62,8 @@ def one_line_when_stopped(work: Callable[[], None]) -> None:
         return
     except KeyboardInterrupt as stop:
         words = str(stop) if isinstance(stop, Stopped) else "stopped; the same command goes on"
+    finally:
+        RememberFolder.leave_no_dry_folder()
     # The exception is gone, and all it held is released. Another Ctrl-C ends at once what Python does on its way out.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if is_main_process():
@@ -134,17 +140,45 @@ class RememberFolder(Callback):
     folder: Path | None = None
     dry = False
     goes_on = False  # without this process: its jobs are in a cluster's queue
+    made: tuple[Path, ...] = ()  # folders that a dry run made for itself, the innermost first
+    written: frozenset[str] = frozenset()  # what Hydra writes into a job's folder
     # told folder, number of jobs (0 for a single run, None where unknown) and whether this process runs them all
     started: Callable[[Path, int | None, bool], None] | None = None
 
+    @staticmethod
+    def _meet(folder: Path, config: DictConfig) -> None:
+        RememberFolder.folder, RememberFolder.dry = folder, config.dry_run
+        if config.dry_run and is_main_process() and not folder.exists():
+            RememberFolder.made = tuple(place for place in (folder, *folder.parents) if not place.exists())
+            own = [f"{config.hydra.output_subdir}/{name}.yaml" for name in ("config", "hydra", "overrides")]
+            RememberFolder.written = frozenset([*own, f"{config.hydra.job.name}.log"])
+
+    @staticmethod
+    def leave_no_dry_folder() -> None:
+        """Remove the run folder that a dry run made, if it holds Hydra's copies and logs alone, and empty parents."""
+        folder, *parents = RememberFolder.made or (None,)
+        if folder is None or not folder.is_dir():
+            return
+        jobs = [folder, *(job for job in folder.iterdir() if job.name.isdigit())]
+        files = {folder / "multirun.yaml", *(job / name for job in jobs for name in RememberFolder.written)}
+        folders = {*jobs, *(file.parent for file in files)}
+        there = list(folder.rglob("*"))
+        if any(path not in (files if path.is_symlink() or not path.is_dir() else folders) for path in there):
+            return
+        with contextlib.suppress(OSError):  # something was written there meanwhile
+            for path in sorted(there, reverse=True):  # what is in a folder before the folder
+                path.rmdir() if path in folders else path.unlink()
+            for place in (folder, *parents):
+                place.rmdir()
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder, RememberFolder.dry = Path(config.hydra.run.dir), config.dry_run
+        RememberFolder._meet(Path(config.hydra.run.dir), config)
         check_writable(config.out, config.hydra.run.dir)
         if RememberFolder.started and not config.dry_run:
             RememberFolder.started(RememberFolder.folder, 0, False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder, RememberFolder.dry = Path(config.hydra.sweep.dir), config.dry_run
+        RememberFolder._meet(Path(config.hydra.sweep.dir), config)
         check_writable(config.out, config.hydra.sweep.dir)
         if config.dry_run:  # the total is added up in one process, and draws nothing that would need more
             with read_write(config.hydra), open_dict(config.hydra):
