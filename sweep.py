@@ -85,9 +85,12 @@ def sweep_and_gather() -> None:
     try:
         main()
     except KeyboardInterrupt as stop:
+        gather_launched()  # which another Ctrl-C skips
         raise Stopped(last_words()) from stop
-    finally:
+    except BaseException:
         gather_launched()
+        raise
+    gather_launched()
     if refused_dry():
         raise SystemExit(1)
 
