@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 
 from likeness import config, launch
-from likeness.errors import InputError
+from likeness.errors import InputError, Stopped
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sweep")
@@ -23,7 +23,11 @@ def main(cfg) -> None:
 
         run_cell(sweep, job.directory, job.overrides)
     except InputError as error:
-        raise launch.one_line(error) from error
+        if not (cfg.dry_run and job.one_of_many):
+            raise launch.one_line(error) from error
+        from likeness.study import dry_run
+
+        dry_run.refuse(job.directory, str(error))  # all are said with the total, which also sets the exit code
 
 
 def record_refused(cfg, job: launch.Job, error: InputError) -> None:
@@ -35,6 +39,7 @@ def record_refused(cfg, job: launch.Job, error: InputError) -> None:
             failures.write(job.directory, None, job.overrides, str(error))
         except OSError as second:
             print(f"note: the failure could not be recorded: {second}", file=sys.stderr)
+        progress.failed(job.directory, str(error))
         progress.advance(0.0, drawn=False)
 
 
@@ -53,11 +58,11 @@ def begin(folder: Path, jobs: int | None, here: bool) -> None:
 def gather_launched() -> None:
     """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
     folder = launch.RememberFolder.folder
+    if "likeness.study.progress" in sys.modules:
+        sys.modules["likeness.study.progress"].stop()
     if folder is not None and has_jobs(folder):
-        from likeness.study import progress
         from likeness.study.gather import gather
 
-        progress.stop()
         try:
             gather(folder)
         except OSError as error:
@@ -69,6 +74,39 @@ def gather_launched() -> None:
         sys.modules["likeness.study.dry_run"].print_total()
 
 
+def refused_dry() -> bool:
+    """Say whether a dry run of this process refused a cell."""
+    module = sys.modules.get("likeness.study.dry_run")
+    return bool(module and module.TOTAL.refused)
+
+
+def sweep_and_gather() -> None:
+    """Do what was launched, and bring it together also after failed jobs or Ctrl-C."""
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        gather_launched()  # which another Ctrl-C skips
+        raise Stopped(last_words()) from stop
+    except BaseException:
+        gather_launched()
+        raise
+    gather_launched()
+    if refused_dry():
+        raise SystemExit(1)
+
+
+def last_words() -> str:
+    """Say after Ctrl-C what the same command does."""
+    folder = launch.RememberFolder.folder
+    if folder is None or launch.RememberFolder.dry:
+        return "stopped"
+    from likeness.study.gather import what_next
+
+    if launch.RememberFolder.goes_on:
+        return f"stopped waiting; jobs that Slurm has go on (scancel ends them), then {what_next(folder)}"
+    return f"stopped; {what_next(folder)}"
+
+
 def has_jobs(folder: Path) -> bool:
     """Say whether a launch left anything to gather; a single job that was refused has said so itself."""
     return (folder / "cell.txt").is_file() or any(p.is_dir() and p.name.isdigit() for p in folder.glob("*"))
@@ -77,7 +115,4 @@ def has_jobs(folder: Path) -> bool:
 if __name__ == "__main__":
     launch.refuse_lists(sys.argv[1:])
     launch.RememberFolder.started = begin
-    try:
-        main()
-    finally:
-        gather_launched()
+    launch.one_line_when_stopped(sweep_and_gather)

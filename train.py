@@ -25,4 +25,4 @@ def main(cfg) -> None:
 if __name__ == "__main__":
     launch.refuse_lists(sys.argv[1:])
     sys.argv += launch.quiet_overrides()
-    main()
+    launch.one_line_when_stopped(main)

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -152,3 +153,10 @@ def test_every_command_of_the_pages_composes(written, page):
                 ]
             composed = compose(script.removesuffix(".py"), chosen)
             assert (config.to_train if script == "train.py" else config.to_sweep)(composed), command
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_help_lists_every_target_that_explains_itself():
+    explained = re.findall(r"^([^\s:]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == explained and "bench-sd15" in explained

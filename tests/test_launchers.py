@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import tiny_study
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from likeness import launch
+from likeness.errors import InputError
 from likeness.study import cells, dry_run, evaluate_cells, failures
 from likeness.study.cell import finished_cell
 from likeness.study.plan import plan_edit
@@ -150,6 +152,7 @@ def written(out: Path) -> dict[str, int]:
 def assert_one_of_three_failed(out: Path, done: subprocess.CompletedProcess) -> None:
     shown = done.stdout + done.stderr
     assert done.returncode != 0 and finished(out) == 2, shown
+    assert re.search(r"^FAILED cell 2: Replace needs prompts with the same number of words", done.stderr, re.M), shown
     assert "1 of 3 cells failed" in shown and "same number of words" in shown and "Traceback" not in shown
     (report,) = out.glob("runs/*/report.html")
     assert "a b c" in report.read_text()
@@ -169,10 +172,33 @@ def test_a_refused_configuration_is_one_failed_cell_of_its_sweep(out):
     left = [json.loads((run / job / "failed.json").read_text()) for job in "01"]
     assert all("at least 1" in each["error"] and each["config"] is None for each in left)
     assert "sampler.num_inference_steps=-1" in left[1]["command"] and "cell 2 of 2" in done.stderr
+    assert re.search(r"FAILED cell 1: .*at least 1", done.stderr) and "FAILED cell 2: " in done.stderr
+    assert done.stderr.index("FAILED cell 1") < done.stderr.index("cell 1 of 2") < done.stderr.index("FAILED cell 2")
     assert "2 of 2 cells failed" in done.stdout
     again = sweep(out, "seeds=[1,1]", f"hydra.sweep.dir={run}")
     assert again.returncode != 0 and "cells failed" not in again.stdout, "one job: the other is an earlier launch's"
     assert failures.jobs(run) == [run / "0"]
+
+
+@pytest.mark.parametrize("error", [InputError("no such word\nchoose another"), RuntimeError("no such word")])
+def test_a_cell_that_fails_says_so_at_once_and_above_the_bar(out, error, monkeypatch):
+    from likeness.study import cell, progress
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(cell, "_prepare", lambda *_: (_ for _ in ()).throw(error))
+    progress.start(3)
+    try:
+        with pytest.raises(type(error)):
+            cell.run_cell(tiny_study.sweep_of(out, "edit=local"), out / "run" / "1", ["edit=local"])
+        shown = terminal.getvalue()
+        kind = "" if isinstance(error, InputError) else "RuntimeError: "
+        assert f"FAILED cell 2: {kind}no such word\n" in shown and "choose another" not in shown
+        with pytest.raises(type(error)):
+            cell.run_cell(tiny_study.sweep_of(out, "edit=local"), out / "run", ["edit=local"])
+        assert terminal.getvalue().count("FAILED") == 1, "a single job says so itself"
+    finally:
+        progress.stop()
 
 
 @pytest.mark.slow
@@ -249,6 +275,56 @@ def test_a_dry_run_takes_for_finished_what_a_run_does(out, capsys):
     assert not draws() and draws(overwrite=True)
     (folder / "images" / "seed0000-with.png").unlink()
     assert draws()
+
+
+def test_a_dry_run_counts_refused_cells_says_every_reason_and_leaves_no_folder(out):
+    new = out / "new" / "out"
+    words = ("edit=reweight", "word=blosom,blossom,bloom", "seeds=[0],[1,1]", "dry_run=true", f"out={new}")
+    done = sweep(out, *words)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "6 cells: 0 there, 1 to draw, 5 refused, about" in done.stdout
+    assert re.search(r"^REFUSED cell 1: .*'blosom'", done.stdout, re.M)
+    reasons = re.findall(r"^refused(?: \((\d) cells\))?: (.*)", done.stdout, re.M)
+    assert [count for count, _ in reasons] == ["", "", "3"], "the last is that of the seeds, with whatever word"
+    assert all(word in reason for word, (_, reason) in zip(("'blosom'", "'bloom'", "seeds"), reasons, strict=True))
+    assert not new.parent.exists() and not (out / "runs").exists()
+
+
+def test_a_single_dry_run_that_is_refused_is_the_error_alone_and_leaves_no_folder(out):
+    words = ("edit=reweight", "word=blosom", "dry_run=true", "logger=none", f"out={out}")
+    done = subprocess.run([sys.executable, "sweep.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "'blosom'" in done.stderr and not done.stdout, done.stdout
+    assert not (out / "runs").exists() and (out / "models").is_dir()
+
+
+@pytest.mark.parametrize("other", ["note.txt", "0/note.txt", "0/hydra/note.txt", "mine/", None])
+def test_of_a_dry_run_nothing_is_removed_that_hydra_did_not_write(other, tmp_path, monkeypatch):
+    run = tmp_path / "out" / "runs" / "one"
+    settings = {"output_subdir": "hydra", "job": {"name": "sweep"}}
+    cfg = OmegaConf.create({"dry_run": True, "hydra": settings})
+    for name in ("folder", "dry", "made", "written"):  # put back after the test
+        monkeypatch.setattr(launch.RememberFolder, name, getattr(launch.RememberFolder, name))
+    (tmp_path / "out").mkdir()
+    launch.RememberFolder._meet(run, cfg)
+    own = ["multirun.yaml", *(f"0/{name}" for name in ("sweep.log", "hydra/config.yaml", "hydra/overrides.yaml"))]
+    for name in [*own, *([other] if other else [])]:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).mkdir() if name.endswith("/") else (run / name).touch()
+    launch.RememberFolder.leave_no_dry_folder()
+    assert (tmp_path / "out").is_dir(), "it was there before"
+    if other is None:
+        assert not (tmp_path / "out" / "runs").exists()
+    else:
+        assert all((run / name).exists() for name in [*own, other])
+
+
+def test_a_dry_run_into_a_folder_that_is_there_removes_nothing(tmp_path, monkeypatch):
+    for name in ("folder", "dry", "made", "written"):
+        monkeypatch.setattr(launch.RememberFolder, name, getattr(launch.RememberFolder, name))
+    settings = {"output_subdir": "hydra", "job": {"name": "sweep"}}
+    launch.RememberFolder._meet(tmp_path, OmegaConf.create({"dry_run": True, "hydra": settings}))
+    launch.RememberFolder.leave_no_dry_folder()
+    assert tmp_path.is_dir()
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_a_job_that_was_killed_before_it_could_say_so_is_reported(one, out, caps
     (runs / "2" / "hydra" / "config.yaml").write_text("seeds:\n- 0\ndry_run: true\n")
     page = gather(runs)
     shown = capsys.readouterr().out
-    assert "1 of 2 cells failed" in shown and "failed: 1: left nothing" in shown
+    assert "1 of 2 cells not drawn" in shown and "\nnot drawn: 1: left nothing" in shown
     assert "killed or timed out" in page.read_text()
 
 
@@ -197,9 +197,10 @@ def test_jobs_that_never_began_are_counted_and_the_exit_code_says_so(tmp_path, c
     with pytest.raises(SystemExit) as ended:
         gather_command([str(run)])
     shown = capsys.readouterr().out
-    assert ended.value.code == 1 and "37 of 40 jobs left nothing." in shown and "38 of 40 cells failed" in shown
-    assert "failed: 2: edit=local: boom" in shown and "failed: 3 and 36 more: left nothing" in shown
-    assert (run / "report.html").read_text().count("left nothing") == 1
+    assert ended.value.code == 1 and "1 of 40 cells failed, 37 not drawn; the same command" in shown
+    assert "failed: 2: edit=local: boom" in shown and "not drawn: 3 and 36 more: left nothing" in shown
+    page = (run / "report.html").read_text()
+    assert page.count("left nothing") == 1 and "1 failed · 37 not drawn" in page and "Failed or not drawn" in page
     failures.begin(run, 1)
     failures.point_to(run / "0", tmp_path / "cells" / "cell0")
     gather_command([str(run)])

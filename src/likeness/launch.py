@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
+import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -15,9 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from likeness.errors import InputError
+from likeness.errors import InputError, Stopped
 from likeness.ranks import is_main_process
 
 # conf/hydra/launcher/joblib.yaml and its like are meant to lie over the plugins' own schemas of the same names.
@@ -30,12 +34,17 @@ class Job:
 
     directory: Path
     overrides: list[str]
+    one_of_many: bool = False
 
 
 def job() -> Job:
     """Return the running job's folder and command-line overrides."""
     hydra_config = HydraConfig.get()
-    return Job(Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+    return Job(
+        Path(hydra_config.runtime.output_dir),
+        list(hydra_config.overrides.task),
+        hydra_config.mode == RunMode.MULTIRUN,
+    )
 
 
 GROUPS = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
@@ -55,6 +64,22 @@ def refuse_lists(arguments: list[str]) -> None:
 def one_line(error: InputError) -> Exception:
     """Return the exception that Hydra prints as one message without a traceback."""
     return CompactHydraException(str(error))
+
+
+def one_line_when_stopped(work: Callable[[], None]) -> None:
+    """Do the work of an entry point; after Ctrl-C say one line, on the main process alone, and exit with code 130."""
+    try:
+        work()
+        return
+    except KeyboardInterrupt as stop:
+        words = str(stop) if isinstance(stop, Stopped) else "stopped; the same command goes on"
+    finally:
+        RememberFolder.leave_no_dry_folder()
+    # The exception is gone, and all it held is released. Another Ctrl-C ends at once what Python does on its way out.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if is_main_process():
+        print(words, file=sys.stderr, flush=True)
+    raise SystemExit(130)
 
 
 def check_writable(out: str, run_dir: str) -> None:
@@ -124,19 +149,49 @@ class RememberFolder(Callback):
     """
 
     folder: Path | None = None
+    dry = False
+    goes_on = False  # without this process: its jobs are in a cluster's queue
+    made: tuple[Path, ...] = ()  # folders that a dry run made for itself, the innermost first
+    written: frozenset[str] = frozenset()  # what Hydra writes into a job's folder
     # told folder, number of jobs (0 for a single run, None where unknown) and whether this process runs them all
     started: Callable[[Path, int | None, bool], None] | None = None
+
+    @staticmethod
+    def _meet(folder: Path, config: DictConfig) -> None:
+        RememberFolder.folder, RememberFolder.dry = folder, config.dry_run
+        if config.dry_run and is_main_process() and not folder.exists():
+            RememberFolder.made = tuple(place for place in (folder, *folder.parents) if not place.exists())
+            own = [f"{config.hydra.output_subdir}/{name}.yaml" for name in ("config", "hydra", "overrides")]
+            RememberFolder.written = frozenset([*own, f"{config.hydra.job.name}.log"])
+
+    @staticmethod
+    def leave_no_dry_folder() -> None:
+        """Remove the run folder that a dry run made, if it holds Hydra's copies and logs alone, and empty parents."""
+        folder, *parents = RememberFolder.made or (None,)
+        if folder is None or not folder.is_dir():
+            return
+        jobs = [folder, *(job for job in folder.iterdir() if job.name.isdigit())]
+        files = {folder / "multirun.yaml", *(job / name for job in jobs for name in RememberFolder.written)}
+        folders = {*jobs, *(file.parent for file in files)}
+        there = list(folder.rglob("*"))
+        if any(path not in (files if path.is_symlink() or not path.is_dir() else folders) for path in there):
+            return
+        with contextlib.suppress(OSError):  # something was written there meanwhile
+            for path in sorted(there, reverse=True):  # what is in a folder before the folder
+                path.rmdir() if path in folders else path.unlink()
+            for place in (folder, *parents):
+                place.rmdir()
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.launcher._target_ != IN_PROCESS:
             raise SystemExit("error: hydra/launcher starts the jobs of -m, and this is a single one; add -m.")
-        RememberFolder.folder = Path(config.hydra.run.dir)
+        RememberFolder._meet(Path(config.hydra.run.dir), config)
         check_writable(config.out, config.hydra.run.dir)
         if RememberFolder.started and not config.dry_run:
             RememberFolder.started(RememberFolder.folder, 0, False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder.folder = Path(config.hydra.sweep.dir)
+        RememberFolder._meet(Path(config.hydra.sweep.dir), config)
         check_writable(config.out, config.hydra.sweep.dir)
         if config.dry_run:  # the total is added up in one process, and draws nothing that would need more
             with read_write(config.hydra), open_dict(config.hydra):
@@ -144,6 +199,7 @@ class RememberFolder(Callback):
         missing = launcher_missing(config.hydra.launcher._target_)
         if missing:
             raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings
+        RememberFolder.goes_on = config.hydra.launcher._target_.endswith(".SlurmLauncher")
         jobs = count_jobs(list(config.hydra.overrides.task), dict(config.hydra.sweeper.get("params") or {}))
         if RememberFolder.started and not config.dry_run:
             RememberFolder.started(RememberFolder.folder, jobs, config.hydra.launcher._target_ == IN_PROCESS)

@@ -6,6 +6,7 @@ A checkpoint is a folder checkpoint-N that appears at once and whole. Anything e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from likeness.dreambooth.storage import differences, need_space, read_json, refuse_changed, write_folder
 from likeness.dreambooth.trainable import Trainable
-from likeness.errors import InputError
+from likeness.errors import InputError, Stopped
 
 STATE = "state.json"
 PROGRAM = "likeness.dreambooth"
@@ -97,6 +98,33 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
         ]
         return folder
     return None
+
+
+def saved(out: Path) -> list[str]:
+    """Return the names of this program's checkpoints, by their manifests alone."""
+    states = {folder.name: read_json(folder / STATE) for folder in _numbered(out)}
+    return [name for name, state in states.items() if _ours(state) and not _lacking(state)]
+
+
+def newest(names: Collection[str]) -> str | None:
+    """Return the one of the last step."""
+    return max(names, key=lambda name: _number(Path(name)), default=None)
+
+
+def what_next(name: str | None) -> str:
+    """Say what the same command does after a run was stopped whose newest checkpoint this is."""
+    return f"the same command {f'goes on from {name}' if name else 'starts anew: there is no checkpoint yet'}"
+
+
+@contextlib.contextmanager
+def told_of_a_stop(out: Path) -> Iterator[None]:
+    """Say of a Ctrl-C before the first step what the same command does next."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except KeyboardInterrupt as stop:
+        raise Stopped(f"stopped before the first step; {what_next(newest(saved(out)))}") from stop
 
 
 def _rounding(state: dict[str, Any], about: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

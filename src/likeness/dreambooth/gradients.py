@@ -58,3 +58,20 @@ class Gradients:
         elif self.clearing == "free":
             for p in self.parameters:
                 p.grad = None
+
+
+class Unread:
+    """Loss and gradient norm of a step, on their way to the CPU; reading them waits for that step alone."""
+
+    def __init__(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        self.step, self.arrived = step, torch.cuda.Event() if loss.is_cuda else None
+        self.values = torch.stack([loss.detach(), grad_norm]).to("cpu", non_blocking=True)
+        if self.arrived is not None:
+            self.arrived.record()
+
+    def read(self) -> tuple[float, float]:
+        """Return (loss, gradient norm)."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        loss, grad_norm = self.values.tolist()
+        return loss, grad_norm

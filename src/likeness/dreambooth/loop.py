@@ -19,7 +19,7 @@ from likeness.dreambooth import checkpoint, finetuned, storage
 from likeness.dreambooth.batches import Batch
 from likeness.dreambooth.card import write_card
 from likeness.dreambooth.compiled import compiled, lay_out
-from likeness.dreambooth.gradients import Gradients
+from likeness.dreambooth.gradients import Gradients, Unread
 from likeness.dreambooth.ladder import Ladder
 from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weights, training_target
 from likeness.dreambooth.observer import Observer
@@ -47,7 +47,7 @@ from likeness.dreambooth.setup import (
 )
 from likeness.dreambooth.trainable import Trainable, check_optimizer, prepare
 from likeness.dreambooth.validation import Validation
-from likeness.errors import InputError
+from likeness.errors import InputError, Stopped
 from likeness.malloc import give_back_freed_memory
 from likeness.models import ModelSource, load_pipeline, weights_id
 
@@ -82,6 +82,7 @@ def train(
     processes = Processes(device, settings.mixed_precision)
     processes.everywhere(lambda: check_optimizer(settings, processes.device))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(checkpoint.told_of_a_stop(out))
         processes.on_main(lambda: stack.enter_context(storage.locked(out)))
         model_id = processes.on_main(lambda: weights_id(model))
         identity = storage.identity(model_id, concepts, settings)
@@ -128,7 +129,7 @@ class Loop:
         self.ladder = Ladder(run.out, run.settings, trainable)
         self.step = run.settings.num_train_steps  # of the model that is kept
         self.loss_weights = _loss_weights(noise_scheduler, run.settings.snr_gamma, self.processes.device)
-        self.kept = "there is no checkpoint yet"
+        self.done = 0  # steps, so far
         self.whole: set[str] = set()  # checkpoints that this process wrote or read
         self.unread: Unread | None = None  # of the last step
         self.recorded: Recorded | None = None  # forward_backward, on a GPU
@@ -139,7 +140,6 @@ class Loop:
         step = 0
         if found is not None:
             step = checkpoint.load(found, self.trainable, self.scaler)
-            self.kept = f"{found.name} is kept"
             self.whole.add(found.name)
             self.run.notices.append(f"resumed from {found.name}")
         self.processes.on_main(lambda: self.ladder.refuse_gaps(step))
@@ -150,12 +150,16 @@ class Loop:
         return step
 
     def fit(self, first_step: int) -> dict[str, float]:
-        """Train to the end and save the model; return the last values reported."""
+        """Train to the end and save the model; return the last values reported. Ctrl-C ends in `Stopped`."""
+        self.done = first_step
         try:
             self._train_from(first_step)
+            return self._finish()
+        except KeyboardInterrupt as stop:
+            newest = checkpoint.newest(self.whole)
+            raise Stopped(f"stopped at step {self.done}; {checkpoint.what_next(newest)}") from stop
         finally:
             self.recorded = None  # it refers to this loop, and both would live on with all their memory
-        return self._finish()
 
     def _train_from(self, first_step: int) -> None:
         settings, trainable = self.settings, self.trainable
@@ -174,7 +178,7 @@ class Loop:
             if step == settings.text_encoder_steps and "text_encoder" in trainable.parts:
                 gradients = self.trained_from(step)
             losses, grad_norm = self.advance(step, gradients)
-            done = step + 1
+            self.done = done = step + 1
             if done % settings.log_every == 0 or done == settings.num_train_steps:
                 self.refuse_broken()
                 now = time.perf_counter()
@@ -245,9 +249,11 @@ class Loop:
         self.unread = None
         scaled = self.scaler.is_enabled()  # its gradients may overflow: it skips such a step and lowers its scale
         if not math.isfinite(loss) or not (scaled or math.isfinite(grad_norm)):
+            newest = checkpoint.newest(self.whole)
+            kept = f"{newest} is kept" if newest else "there is no checkpoint yet"
             raise InputError(
                 f"the loss is not a number at step {step + 1} (loss {loss}, gradient {grad_norm}). "
-                f"Stopped; {self.kept}. Lower the learning rate, or train in float32."
+                f"Stopped; {kept}. Lower the learning rate, or train in float32."
             )
 
     def trained_from(self, step: int) -> Gradients:
@@ -301,8 +307,7 @@ class Loop:
         if done in settings.rungs:
             self.processes.on_main(lambda: self.ladder.keep(done))
         if due(settings.checkpoint_every) or end:
-            self.processes.on_main(lambda: self._save_checkpoint(done))
-            self.kept = f"checkpoint-{done} is kept"
+            self.whole.add(self.processes.on_main(lambda: self._save_checkpoint(done)).name)
         self.processes.wait()
         return time.perf_counter() - start
 
@@ -359,23 +364,6 @@ class Loop:
         self.ladder.remove()
         run.on_event(Event("done", step, values, path=run.out))
         return step, values
-
-
-class Unread:
-    """Loss and gradient norm of a step, on their way to the CPU; reading them waits for that step alone."""
-
-    def __init__(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        self.step, self.arrived = step, torch.cuda.Event() if loss.is_cuda else None
-        self.values = torch.stack([loss.detach(), grad_norm]).to("cpu", non_blocking=True)
-        if self.arrived is not None:
-            self.arrived.record()
-
-    def read(self) -> tuple[float, float]:
-        """Return (loss, gradient norm)."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        loss, grad_norm = self.values.tolist()
-        return loss, grad_norm
 
 
 def _loss_weights(noise_scheduler, snr_gamma: float | None, device: torch.device) -> torch.Tensor | None:

@@ -218,10 +218,15 @@ def _is_dict(value: Any) -> bool:
 
 def _replace_folder(fresh: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.old")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    fresh.rename(target)
+    try:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        fresh.rename(target)
+    except BaseException:  # Ctrl-C among them: the older one goes back
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)  # also one that a kill between the two left
 
 

@@ -28,7 +28,7 @@ from likeness.report.differences import Plot, difference_plot
 from likeness.report.effects import Effect, effects, effects_table, overall, structure_verdict
 from likeness.report.metric_names import DISTANCES, STRUCTURE, interval, named, number, verdict
 from likeness.report.plot import scatter
-from likeness.report.records import CellResult, Failed, listed, measured_alike, read_cells
+from likeness.report.records import CellResult, Failed, counted, listed, measured_alike, read_cells
 from likeness.report.settings_map import maps_by_group
 from likeness.report.thumbnails import PAGE, Thumbnails, seeds_shown
 from likeness.report.tradeoff_plot import draw_map
@@ -83,6 +83,7 @@ def write_page(done: Sequence[CellResult], failed: Sequence[Failed], out: Path, 
         titles=TITLES,
         cards=cards,
         failed=listed(failed),
+        unfinished=" or ".join(counted(failed)).capitalize(),
         most_seeds=most if any(card.more for card in cards) else None,
         filters=filters(cards),
         index=[index_entry(card) for card in cards],
@@ -122,7 +123,7 @@ def template():
 def meta(done: Sequence[CellResult], failed: Sequence[Failed]) -> str:
     """Return the line of facts under the title."""
     commits = {str((cell.record["environment"].get("git") or {}).get("commit", "unknown"))[:8] for cell in done}
-    facts = [f"{len(done)} cell{'s' * (len(done) != 1)}"] + ([f"{len(failed)} failed"] if failed else [])
+    facts = [f"{len(done)} cell{'s' * (len(done) != 1)}"] + [f"{n} {what}" for what, n in counted(failed).items()]
     facts += [f"{sum(cell.summary['n'] for cell in done)} seeds in all", f"commit {', '.join(sorted(commits))}"]
     return " · ".join([*facts, datetime.now().strftime("%Y-%m-%d %H:%M")])
 

@@ -107,15 +107,26 @@ class Failed:
     others: int = 0  # more jobs of which the same is to be said
 
     @property
+    def silent(self) -> bool:
+        """Say whether it is a job that left neither a cell nor an error."""
+        return self.error == LEFT_NOTHING
+
+    @property
     def name(self) -> str:
         return f"{self.folder.name} and {self.others} more" if self.others else self.folder.name
 
 
 def listed(failed: Sequence[Failed]) -> list[Failed]:
     """Return what did not finish as a list for people: jobs that left nothing are one line at its end."""
-    silent = [cell for cell in failed if cell.error == LEFT_NOTHING]
-    named = [cell for cell in failed if cell not in silent]
+    silent = [cell for cell in failed if cell.silent]
+    named = [cell for cell in failed if not cell.silent]
     return [*named, replace(silent[0], others=len(silent) - 1)] if silent else named
+
+
+def counted(failed: Sequence[Failed]) -> dict[str, int]:
+    """Return how many "failed" and how many were "not drawn": interrupted, not begun or still running."""
+    silent = sum(cell.silent for cell in failed)
+    return {what: n for what, n in (("failed", len(failed) - silent), ("not drawn", silent)) if n}
 
 
 NEEDED = {

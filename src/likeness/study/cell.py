@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,29 +48,43 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
     if sweep.dry_run:
         from likeness.study.dry_run import dry_run
 
-        refuse_idle(sweep, overrides)
-        dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
+        with _p2p_errors_are_ours():
+            refuse_idle(sweep, overrides)
+            dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
         return None
     keep_freed_memory()
-    started, cell, drawn = time.perf_counter(), None, False
+    started, cell = time.perf_counter(), None
     try:
-        cell = _prepare(sweep, run_dir, overrides)
-        drawn = cell.run(run_dir)
+        with _p2p_errors_are_ours():
+            cell = _prepare(sweep, run_dir, overrides)
+            drawn = cell.run(run_dir)
     except Exception as error:
-        if type(error) is ValueError:  # Prompt-to-Prompt knows nothing of ours: what the user typed
-            error = InputError(str(error)).with_traceback(error.__traceback__)
-        _record_failure(sweep, cell, run_dir, overrides, error)
-        raise error
-    finally:
-        progress.advance(time.perf_counter() - started, drawn)
+        progress.failed(run_dir, _record_failure(sweep, cell, run_dir, overrides, error))
+        progress.advance(time.perf_counter() - started, drawn=False)
+        raise
     try:
         failures.point_to(run_dir, cell.folder)
     except OSError as error:
-        raise InputError(
+        shown = (
             f"the cell {cell.folder} is finished and kept, but {run_dir} cannot point to it: "
             f"{error.strerror or error}. Free some space, then run the same command again."
-        ) from error
+        )
+        progress.failed(run_dir, shown)
+        raise InputError(shown) from error
+    finally:
+        progress.advance(time.perf_counter() - started, drawn)
     return cell.folder
+
+
+@contextlib.contextmanager
+def _p2p_errors_are_ours() -> Iterator[None]:
+    """Make InputError of Prompt-to-Prompt's ValueError, which knows nothing of ours: it is what the user typed."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise InputError(str(error)).with_traceback(error.__traceback__) from None
 
 
 def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
@@ -95,7 +111,8 @@ def finished_cell(sweep: Sweep, plan: EditPlan) -> Path | None:
     return cell.folder if cell.is_kept() else None
 
 
-def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: list[str], error: Exception) -> None:
+def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: list[str], error: Exception) -> str:
+    """Record an error where it belongs, and return it as it is shown."""
     trace = None if isinstance(error, InputError) else "".join(traceback.format_exception(error))
     shown = str(error) if trace is None else f"{type(error).__name__}: {error}"
     if trace is not None:
@@ -108,6 +125,7 @@ def _record_failure(sweep: Sweep, cell: _Cell | None, run_dir: Path, overrides: 
             failures.point_to(run_dir, cell.folder)
     except (InputError, OSError) as second:
         log.error("the failure could not be recorded either: %s", second)
+    return shown
 
 
 def redraw(sweep: Sweep, scratch: Path, overrides: list[str]) -> tuple[Any, dict[str, Any]]:

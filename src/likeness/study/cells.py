@@ -146,9 +146,14 @@ class CellWriter:
             if is_done(self.folder) and not self.replace:
                 return
             old = self.part.with_name(f"{self.part.name}.old")
-            if self.folder.exists():
-                self.folder.rename(old)
-            self.part.rename(self.folder)
+            try:
+                if self.folder.exists():
+                    self.folder.rename(old)
+                self.part.rename(self.folder)
+            except BaseException:  # Ctrl-C among them: the older cell goes back
+                if old.exists() and not self.folder.exists():
+                    old.rename(self.folder)
+                raise
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from likeness.errors import InputError
 from likeness.study import cells, place
 from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, label
-from likeness.study.progress import duration
+from likeness.study.progress import duration, named
 
 # Seconds for a picture of 128 px in 50 DDIM steps with guidance, measured on 2 CPU cores; until cells are recorded.
 SECONDS_PER_PICTURE = {"paperdoll": 1.3}
@@ -28,6 +29,7 @@ class Total:
 
     cells: int = 0
     there: int = 0
+    refused: list[str] = field(default_factory=list)  # the error of each
     seconds: float = 0.0
     unknown: int = 0  # cells whose time nothing tells
     missing: dict[str, str] | None = None  # what is missing -> what to do
@@ -41,7 +43,6 @@ def dry_run(
     sweep: Sweep, plan: EditPlan, command: str, finished_cell: Callable[[Sweep, EditPlan], Path | None]
 ) -> None:
     """Print one cell and add it to the total; `finished_cell` returns where it lies, None if it would be drawn."""
-    TOTAL.cells += 1
     missing, done = what_is_missing(sweep, command), None
     if not missing:
         try:
@@ -49,6 +50,7 @@ def dry_run(
         except InputError as error:  # a device or precision that is not here
             missing["what draws it"] = str(error)
     TOTAL.missing = (TOTAL.missing or {}) | missing
+    TOTAL.cells += 1
     pictures = 3 * len(sweep.seeds)
     print(f"{sweep.subject.name} · {sweep.edit.name} · {label(plan.axes)} · {plan.operator}")
     print(f"  source  {plan.source_prompt}")
@@ -68,6 +70,13 @@ def dry_run(
         TOTAL.seconds += seconds
     time_ = source if seconds is None else f"about {duration(seconds)} {source}"
     print(f"  draws   {pictures} pictures ({len(sweep.seeds)} seeds x 3 arms), {time_}")
+
+
+def refuse(job: Path, error: str) -> None:
+    """Count a job that cannot be drawn as it is asked for and print its error's first line; the total has the rest."""
+    TOTAL.cells += 1
+    TOTAL.refused.append(error)
+    print(f"REFUSED {named(job, error)}")
 
 
 def what_is_missing(sweep: Sweep, command: str) -> dict[str, str]:
@@ -131,10 +140,14 @@ def print_total() -> None:
     """Print what the dry runs of this process add up to; nothing where there was none."""
     if not TOTAL.cells:
         return
-    to_draw = TOTAL.cells - TOTAL.there
+    refused = len(TOTAL.refused)
+    to_draw = TOTAL.cells - TOTAL.there - refused
     time_ = f"about {duration(TOTAL.seconds)}" if TOTAL.unknown < to_draw or not to_draw else "time not known"
     count = len(TOTAL.trained)
     plus = f" plus {count} training{'s' * (count > 1)}, time not known" if count else ""
-    print(f"\n{TOTAL.cells} cells: {TOTAL.there} there, {to_draw} to draw, {time_}{plus}")
+    counts = f"{TOTAL.there} there, {to_draw} to draw" + (f", {refused} refused" if refused else "")
+    print(f"\n{TOTAL.cells} cells: {counts}, {time_}{plus}")
     for what, remedy in (TOTAL.missing or {}).items():
         print(f"missing: {what}\n  {remedy}")
+    for error, count in Counter(TOTAL.refused).items():
+        print(f"refused{f' ({count} cells)' if count > 1 else ''}: {error}")

@@ -85,6 +85,11 @@ def silent(run_dir: Path) -> list[Path]:
     return [job for job in jobs(run_dir) if job.parent == run_dir and not (job / FAILED).is_file()]
 
 
+def is_single(run_dir: Path) -> bool:
+    """Say whether the last launch into a run folder was one job, without a number."""
+    return _count(run_dir) == 0
+
+
 def _count(run_dir: Path) -> float:
     """Return how many numbered jobs the last launch into a run folder made; infinite where it did not say."""
     try:

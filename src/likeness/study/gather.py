@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from likeness.errors import InputError
-from likeness.report.records import listed, read_cells
+from likeness.report.records import counted, listed, read_cells
 from likeness.study import failures
 
 
@@ -23,7 +23,7 @@ def cells_of(run_dir: Path) -> list[Path]:
 def gather(run_dir: Path, title: str | None = None) -> Path | None:
     """Print the table and what failed, and write report.html into the run folder; None where no cell was drawn.
 
-    Jobs of the last launch that left nothing, or never began, are counted among those that failed.
+    Jobs of the last launch that were interrupted or never began, and left nothing, are counted apart from failed ones.
     """
     folders = cells_of(run_dir)
     done, failed = read_cells(folders)
@@ -35,14 +35,23 @@ def gather(run_dir: Path, title: str | None = None) -> Path | None:
         print_table(done)
         page = write_page(done, failed, run_dir / "report.html", title or run_dir.name)
     for cell in listed(failed) if len(folders) > 1 else ():  # a single job says itself what went wrong
-        print(f"failed: {cell.name}: {cell.error}")
-    if silent := failures.silent(run_dir):
-        print(f"{len(silent)} of {len(folders)} jobs left nothing.")
-    if failed and len(folders) > 1:
-        print(f"{len(failed)} of {len(folders)} cells failed; the same command again draws only those.")
+        print(f"{'not drawn' if cell.silent else 'failed'}: {cell.name}: {cell.error}")
+    if failed and (len(folders) > 1 or failed[0].silent):
+        (first, count), *others = counted(failed).items()
+        shown = [f"{count} of {len(folders)} cells {first}", *(f"{n} {what}" for what, n in others)]
+        print(f"{', '.join(shown)}; the same command again draws only those.")
     if page is not None:
         print(f"report: {page}")
     return page
+
+
+def what_next(run_dir: Path) -> str:
+    """Say what the same command does after a sweep into this run folder was stopped."""
+    _, failed = read_cells(cells_of(run_dir))
+    what = "the cell that is" if failed or failures.is_single(run_dir) else "what is"
+    if len(failed) > 1:
+        what = f"the {len(failed)} cells that are"
+    return f"the same command draws {what} not there"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from statistics import mean
 from typing import TextIO
 
@@ -79,6 +80,17 @@ def advance(seconds: float, drawn: bool) -> None:
     """Count one cell of the running sweep; does nothing outside one."""
     if _current is not None:
         _current.advance(seconds, drawn)
+
+
+def failed(job: Path, error: str) -> None:
+    """Say at once that a numbered job of a sweep failed, in any process; a single job says so itself, at its end."""
+    if job.name.isdigit():
+        print(f"FAILED {named(job, error)}", file=sys.stderr, flush=True)  # above a bar, if there is one
+
+
+def named(job: Path, error: str) -> str:
+    """Return "cell 3: ..." for an error's first line in the job's folder, counted from 1 as the bar does."""
+    return f"cell {int(job.name) + 1 if job.name.isdigit() else job.name}: {(error.strip() or '?').splitlines()[0]}"
 
 
 def stop() -> None:
