@@ -115,7 +115,7 @@ def test_a_sweep_writes_cells_pictures_numbers_and_a_report(swept):
         assert (cell / "grid.png").is_file()
     report = next(out.glob("runs/*/report.html"))
     assert "watercolor painting" in report.read_text() and str(report) in printed
-    assert (out / "wandb").is_dir() and "wandb sync" in printed
+    assert (out / "wandb").is_dir() and "likeness.report.sync" in printed
 
 
 def test_the_three_arms_start_from_one_noise_and_p2p_keeps_more_of_the_source(swept):

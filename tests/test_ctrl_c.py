@@ -169,12 +169,12 @@ def test_a_sweep_that_is_stopped_ends_with_its_report_and_one_line(out):
 def test_a_training_that_is_stopped_is_one_line(out):
     small = ("schedule.num_train_steps=2000", "prior_class.num_class_images=2", "prior_class.num_inference_steps=2")
     often = ("sample_every=0", "validation_every=0", "checkpoint_every=5", "logger=none", f"out={out}")
-    code, shown, errors = stop_when("(checkpoint-5)", ["-c", ANNOUNCE, *small, *often])
+    code, shown, errors = stop_when("(checkpoint-10)", ["-c", ANNOUNCE, *small, *often])
     assert code == 130 and "Traceback" not in shown + errors, shown + errors
     assert re.fullmatch(r"stopped at step \d+; the same command goes on from checkpoint-\d+", errors.splitlines()[-1])
 
 
-# train.py, which says aloud when its first checkpoint is there
+# train.py, which says aloud when a checkpoint is there
 ANNOUNCE = """
 import runpy, sys
 from likeness.dreambooth import checkpoint

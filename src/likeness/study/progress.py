@@ -6,6 +6,7 @@ were there already do not make it rosy; once there are others, the first, which 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -85,7 +86,8 @@ def advance(seconds: float, drawn: bool) -> None:
 def failed(job: Path, error: str) -> None:
     """Say at once that a numbered job of a sweep failed, in any process; a single job says so itself, at its end."""
     if job.name.isdigit():
-        print(f"FAILED {named(job, error)}", file=sys.stderr, flush=True)  # above a bar, if there is one
+        with contextlib.suppress(OSError):  # errors go to a file on the disk that is full
+            print(f"FAILED {named(job, error)}", file=sys.stderr, flush=True)  # above a bar, if there is one
 
 
 def named(job: Path, error: str) -> str:
