@@ -19,7 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from likeness.dreambooth.storage import differences, need_space, read_json, refuse_changed, write_folder
+from likeness.dreambooth.storage import (
+    differences,
+    need_space,
+    newest_checkpoint,
+    read_json,
+    refuse_changed,
+    write_folder,
+)
 from likeness.dreambooth.trainable import Trainable
 from likeness.errors import InputError, Stopped
 
@@ -100,12 +107,6 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
     return None
 
 
-def saved(out: Path) -> list[str]:
-    """Return the names of this program's checkpoints, by their manifests alone."""
-    states = {folder.name: read_json(folder / STATE) for folder in _numbered(out)}
-    return [name for name, state in states.items() if _ours(state) and not _lacking(state)]
-
-
 def newest(names: Collection[str]) -> str | None:
     """Return the one of the last step."""
     return max(names, key=lambda name: _number(Path(name)), default=None)
@@ -124,7 +125,8 @@ def told_of_a_stop(out: Path) -> Iterator[None]:
     except Stopped:
         raise
     except KeyboardInterrupt as stop:
-        raise Stopped(f"stopped before the first step; {what_next(newest(saved(out)))}") from stop
+        found = newest_checkpoint(out)
+        raise Stopped(f"stopped before the first step; {what_next(found[0].name if found else None)}") from stop
 
 
 def _rounding(state: dict[str, Any], about: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
