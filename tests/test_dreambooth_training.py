@@ -393,9 +393,9 @@ def test_samples_do_not_depend_on_the_pipelines_sampler():
 
 @pytest.mark.parametrize(("limit", "alone"), [(16, True), (32, False)], ids=["large", "small"])
 def test_large_pictures_are_decoded_one_by_one(limit, alone, tmp_path, monkeypatch):
-    from likeness.dreambooth import loop
+    from likeness.dreambooth import loop, sampling
 
-    monkeypatch.setattr(loop, "DECODED_AT_ONCE", limit)
+    monkeypatch.setattr(sampling, "DECODED_AT_ONCE", limit)
     decoded, real = set(), loop.check_pipeline
 
     def watch(pipe, run):

@@ -19,8 +19,6 @@ from PIL import Image
 from likeness import models
 from likeness.errors import InputError
 
-ROWS_AT_ONCE = 8  # pictures per pipeline call
-
 
 def sample(
     run: Path,
@@ -76,24 +74,19 @@ def _name(about: dict) -> str:
 
 def _draw(run: Path, record: dict, about: dict, device: str) -> list[list[Image.Image]]:
     """Return a row of pictures for each prompt."""
-    import torch
     from tqdm import tqdm
 
     from likeness.dreambooth import load_finetuned
-    from likeness.dreambooth.sampling import draw, latent_shape
+    from likeness.dreambooth.sampling import draw_all, latent_shape, spare_memory
     from likeness.prompt_to_prompt import seeded_latents
 
     pipe = load_finetuned(models.ModelSource(**record["model"]), run, models.resolve_dtype("auto", device), device)
-    pipe.set_progress_bar_config(disable=True)
+    spare_memory(pipe, record["resolution"])
     noise = seeded_latents(about["seeds"], latent_shape(pipe, record["resolution"]))
     wanted = [(prompt, one) for prompt in about["prompts"] for one in noise]
-    drawn: list[Image.Image] = []
-    bar = tqdm(total=len(wanted), desc="drawing", unit="picture", disable=not sys.stderr.isatty())
-    with bar, torch.no_grad():
-        for first in range(0, len(wanted), ROWS_AT_ONCE):
-            texts, latents = zip(*wanted[first : first + ROWS_AT_ONCE], strict=True)
-            drawn += draw(pipe, list(texts), torch.stack(latents), about["steps"], about["guidance_scale"])
-            bar.update(len(texts))
+    pictures = draw_all(pipe, wanted, about["steps"], about["guidance_scale"])
+    off = not sys.stderr.isatty()
+    drawn = list(tqdm(pictures, total=len(wanted), desc="drawing", unit="picture", disable=off))
     columns = len(about["seeds"])
     return [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
 

@@ -25,7 +25,7 @@ from likeness.dreambooth.losses import dreambooth_loss, lr_factor, min_snr_weigh
 from likeness.dreambooth.observer import Observer
 from likeness.dreambooth.processes import Processes
 from likeness.dreambooth.recorded import Recorded
-from likeness.dreambooth.sampling import evaluating
+from likeness.dreambooth.sampling import evaluating, spare_memory
 from likeness.dreambooth.settings import (
     PRECISION,
     Concept,
@@ -50,8 +50,6 @@ from likeness.dreambooth.validation import Validation
 from likeness.errors import InputError, Stopped
 from likeness.malloc import give_back_freed_memory
 from likeness.models import ModelSource, load_pipeline, weights_id
-
-DECODED_AT_ONCE = 256  # px; the decoder takes 0.75 GiB for a picture of 512 px, so larger ones go one by one
 
 
 def train(
@@ -101,8 +99,7 @@ def build(run: Run, pipe, model_id: str, class_root: Path) -> Loop:
     """Make or find class pictures and caches for a loaded model, and return the loop before its first step."""
     settings, processes = run.settings, run.processes
     check_pipeline(pipe, run)
-    if run.resolution > DECODED_AT_ONCE:
-        pipe.vae.enable_slicing()
+    spare_memory(pipe, run.resolution)
     class_files = prepare_class_files(run, pipe, model_id, class_root)
     noise_scheduler = training_scheduler(pipe)
     dtype = getattr(torch, PRECISION[settings.mixed_precision])

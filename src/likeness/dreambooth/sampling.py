@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,13 @@ Pictures = dict[str, list[Image.Image]]  # prompt -> one picture per seed
 
 SAMPLE = 79  # marks the random key of sample noise
 ROWS_AT_ONCE = 8  # pictures per pipeline call
+DECODED_AT_ONCE = 256  # px; the decoder takes 0.75 GiB for a picture of 512 px, so larger ones go one by one
+
+
+def spare_memory(pipe, resolution: int) -> None:
+    """Have the autoencoder take large pictures one by one from here on."""
+    if resolution > DECODED_AT_ONCE:
+        pipe.vae.enable_slicing()
 
 
 @torch.no_grad()
@@ -37,6 +44,15 @@ def draw(pipe, prompts: list[str], noise: torch.Tensor, steps: int, guidance_sca
         ).images
     finally:
         pipe.scheduler = kept
+
+
+def draw_all(
+    pipe, wanted: Sequence[tuple[str, torch.Tensor]], steps: int, guidance_scale: float
+) -> Iterator[Image.Image]:
+    """Draw a picture for each (prompt, noise), a few at a time."""
+    for start in range(0, len(wanted), ROWS_AT_ONCE):
+        prompts, noise = zip(*wanted[start : start + ROWS_AT_ONCE], strict=True)
+        yield from draw(pipe, list(prompts), torch.stack(noise), steps, guidance_scale)
 
 
 def latent_shape(pipe, resolution: int) -> tuple[int, int, int]:
@@ -59,18 +75,9 @@ class SampleGrid:
         """Draw the grid with the model as it is now."""
         shape = latent_shape(self.pipe, self.resolution)
         noise = {seed: torch.randn(shape, generator=seeded(SAMPLE, seed)) for seed in self.seeds}
-        wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
-        pictures: list[Image.Image] = []
-        for start in range(0, len(wanted), ROWS_AT_ONCE):
-            rows = wanted[start : start + ROWS_AT_ONCE]
-            pictures += draw(
-                self.pipe,
-                [prompt for prompt, _ in rows],
-                torch.stack([noise[seed] for _, seed in rows]),
-                self.settings.sample_num_inference_steps,
-                self.settings.sample_guidance_scale,
-            )
-        return self._by_prompt(pictures)
+        wanted = [(prompt, noise[seed]) for prompt in self.prompts for seed in self.seeds]
+        steps, guidance_scale = self.settings.sample_num_inference_steps, self.settings.sample_guidance_scale
+        return self._by_prompt(list(draw_all(self.pipe, wanted, steps, guidance_scale)))
 
     def prepare_base(self, model_id: str, dtype: str, root: Path) -> None:
         """Draw the grid with the base model, or read it where an earlier run of the same grid left it."""
