@@ -6,7 +6,7 @@ from pathlib import Path
 
 import hydra
 
-from likeness import config, launch
+from likeness import command_line, config, launch
 from likeness.errors import InputError, Stopped
 
 
@@ -57,7 +57,7 @@ def begin(folder: Path, jobs: int | None, here: bool) -> None:
 
 def gather_launched() -> None:
     """Write table and report of what this process launched; also after failed jobs, silent where nothing ran."""
-    folder = launch.RememberFolder.folder
+    folder = launch.LAUNCH.folder
     if "likeness.study.progress" in sys.modules:
         sys.modules["likeness.study.progress"].stop()
     if folder is not None and has_jobs(folder):
@@ -97,12 +97,12 @@ def sweep_and_gather() -> None:
 
 def last_words() -> str:
     """Say after Ctrl-C what the same command does."""
-    folder = launch.RememberFolder.folder
-    if folder is None or launch.RememberFolder.dry:
+    folder = launch.LAUNCH.folder
+    if folder is None or launch.LAUNCH.dry:
         return "stopped"
     from likeness.study.gather import what_next
 
-    if launch.RememberFolder.goes_on:
+    if launch.LAUNCH.goes_on:
         return f"stopped waiting; jobs that Slurm has go on (scancel ends them), then {what_next(folder)}"
     return f"stopped; {what_next(folder)}"
 
@@ -113,6 +113,6 @@ def has_jobs(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    launch.refuse_lists(sys.argv[1:])
-    launch.RememberFolder.started = begin
+    command_line.check(sys.argv[1:], "sweep.py")
+    launch.LAUNCH.started = begin
     launch.one_line_when_stopped(sweep_and_gather)

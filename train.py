@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hydra
 
-from likeness import config, launch
+from likeness import command_line, config, launch
 from likeness.errors import InputError
 
 
@@ -23,6 +23,6 @@ def main(cfg) -> None:
 
 
 if __name__ == "__main__":
-    launch.refuse_lists(sys.argv[1:])
+    command_line.check(sys.argv[1:], "train.py")
     sys.argv += launch.quiet_overrides()
     launch.one_line_when_stopped(main)

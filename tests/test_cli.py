@@ -34,7 +34,7 @@ def test_a_typo_and_an_unknown_choice_are_answered_at_once():
     shown = run("sweep.py", "subject=nobody", ok=False)
     assert "bnh" in shown and "tuki" in shown and "Traceback" not in shown
     shown = run("train.py", "schedule.num_train_stepz=3", ok=False)
-    assert "num_train_stepz" in shown and "Traceback" not in shown
+    assert "'schedule.num_train_stepz'; did you mean schedule.num_train_steps?" in shown and shown.count("\n") == 1
     for entry, typed in (("train.py", "subject=[bnh,tuki]"), ("sweep.py", "model=[paperdoll,sd15]")):
         shown = run(entry, typed, "dry_run=true", ok=False)
         assert f"error: {typed} names several options at once" in shown and shown.count("\n") == 1

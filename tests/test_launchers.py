@@ -299,19 +299,18 @@ def test_a_single_dry_run_that_is_refused_is_the_error_alone_and_leaves_no_folde
 
 
 @pytest.mark.parametrize("other", ["note.txt", "0/note.txt", "0/hydra/note.txt", "mine/", None])
-def test_of_a_dry_run_nothing_is_removed_that_hydra_did_not_write(other, tmp_path, monkeypatch):
+def test_of_a_dry_run_nothing_is_removed_that_hydra_did_not_write(other, tmp_path):
     run = tmp_path / "out" / "runs" / "one"
     settings = {"output_subdir": "hydra", "job": {"name": "sweep"}}
     cfg = OmegaConf.create({"dry_run": True, "hydra": settings})
-    for name in ("folder", "dry", "made", "written"):  # put back after the test
-        monkeypatch.setattr(launch.RememberFolder, name, getattr(launch.RememberFolder, name))
     (tmp_path / "out").mkdir()
-    launch.RememberFolder._meet(run, cfg)
+    launched = launch.Launch()
+    launched.meet(run, cfg)
     own = ["multirun.yaml", *(f"0/{name}" for name in ("sweep.log", "hydra/config.yaml", "hydra/overrides.yaml"))]
     for name in [*own, *([other] if other else [])]:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).mkdir() if name.endswith("/") else (run / name).touch()
-    launch.RememberFolder.leave_no_dry_folder()
+    launched.leave_no_dry_folder()
     assert (tmp_path / "out").is_dir(), "it was there before"
     if other is None:
         assert not (tmp_path / "out" / "runs").exists()
@@ -319,12 +318,11 @@ def test_of_a_dry_run_nothing_is_removed_that_hydra_did_not_write(other, tmp_pat
         assert all((run / name).exists() for name in [*own, other])
 
 
-def test_a_dry_run_into_a_folder_that_is_there_removes_nothing(tmp_path, monkeypatch):
-    for name in ("folder", "dry", "made", "written"):
-        monkeypatch.setattr(launch.RememberFolder, name, getattr(launch.RememberFolder, name))
+def test_a_dry_run_into_a_folder_that_is_there_removes_nothing(tmp_path):
     settings = {"output_subdir": "hydra", "job": {"name": "sweep"}}
-    launch.RememberFolder._meet(tmp_path, OmegaConf.create({"dry_run": True, "hydra": settings}))
-    launch.RememberFolder.leave_no_dry_folder()
+    launched = launch.Launch()
+    launched.meet(tmp_path, OmegaConf.create({"dry_run": True, "hydra": settings}))
+    launched.leave_no_dry_folder()
     assert tmp_path.is_dir()
 
 

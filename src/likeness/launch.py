@@ -47,20 +47,6 @@ def job() -> Job:
     )
 
 
-GROUPS = ("subject", "prior_class", "model", "method", "schedule", "edit", "sampler", "metrics", "logger")
-
-
-def refuse_lists(arguments: list[str]) -> None:
-    """Leave with one line where a group is given several options at once, which Hydra would lay over each other."""
-    for argument in arguments:
-        group, _, choice = argument.lstrip("+").partition("=")
-        if group in GROUPS and choice.lstrip().startswith("["):
-            raise SystemExit(
-                f"error: {argument} names several options at once, of which only the last would count. Use "
-                f"-m {group}=a,b for one run each, or train.py 'subjects=[a,b]' for several subjects in one model."
-            )
-
-
 def one_line(error: InputError) -> Exception:
     """Return the exception that Hydra prints as one message without a traceback."""
     return CompactHydraException(str(error))
@@ -74,7 +60,7 @@ def one_line_when_stopped(work: Callable[[], None]) -> None:
     except KeyboardInterrupt as stop:
         words = str(stop) if isinstance(stop, Stopped) else "stopped; the same command goes on"
     finally:
-        RememberFolder.leave_no_dry_folder()
+        LAUNCH.leave_no_dry_folder()
     # The exception is gone, and all it held is released. Another Ctrl-C ends at once what Python does on its way out.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if is_main_process():
@@ -142,36 +128,33 @@ def count_jobs(arguments: list[str], params: dict[str, Any]) -> int | None:
     return math.prod(counts.values())
 
 
-class RememberFolder(Callback):
-    """Hydra callback: remember where this launch writes and how many jobs it makes.
+@dataclass
+class Launch:
+    """What this process launched, as Hydra composed it; filled in by `Remember`."""
 
-    Refuses folders that cannot be written and an absent launcher, both as composed, whoever set them.
-    """
-
-    folder: Path | None = None
-    dry = False
-    goes_on = False  # without this process: its jobs are in a cluster's queue
+    folder: Path | None = None  # where it writes; None before anything was composed
+    dry: bool = False
+    goes_on: bool = False  # without this process: its jobs are in a cluster's queue
     made: tuple[Path, ...] = ()  # folders that a dry run made for itself, the innermost first
     written: frozenset[str] = frozenset()  # what Hydra writes into a job's folder
     # told folder, number of jobs (0 for a single run, None where unknown) and whether this process runs them all
     started: Callable[[Path, int | None, bool], None] | None = None
 
-    @staticmethod
-    def _meet(folder: Path, config: DictConfig) -> None:
-        RememberFolder.folder, RememberFolder.dry = folder, config.dry_run
+    def meet(self, folder: Path, config: DictConfig) -> None:
+        """Take note of the folder, and in a dry run of which folders it will make."""
+        self.folder, self.dry = folder, config.dry_run
         if config.dry_run and is_main_process() and not folder.exists():
-            RememberFolder.made = tuple(place for place in (folder, *folder.parents) if not place.exists())
+            self.made = tuple(place for place in (folder, *folder.parents) if not place.exists())
             own = [f"{config.hydra.output_subdir}/{name}.yaml" for name in ("config", "hydra", "overrides")]
-            RememberFolder.written = frozenset([*own, f"{config.hydra.job.name}.log"])
+            self.written = frozenset([*own, f"{config.hydra.job.name}.log"])
 
-    @staticmethod
-    def leave_no_dry_folder() -> None:
+    def leave_no_dry_folder(self) -> None:
         """Remove the run folder that a dry run made, if it holds Hydra's copies and logs alone, and empty parents."""
-        folder, *parents = RememberFolder.made or (None,)
+        folder, *parents = self.made or (None,)
         if folder is None or not folder.is_dir():
             return
         jobs = [folder, *(job for job in folder.iterdir() if job.name.isdigit())]
-        files = {folder / "multirun.yaml", *(job / name for job in jobs for name in RememberFolder.written)}
+        files = {folder / "multirun.yaml", *(job / name for job in jobs for name in self.written)}
         folders = {*jobs, *(file.parent for file in files)}
         there = list(folder.rglob("*"))
         if any(path not in (files if path.is_symlink() or not path.is_dir() else folders) for path in there):
@@ -182,16 +165,26 @@ class RememberFolder(Callback):
             for place in (folder, *parents):
                 place.rmdir()
 
+
+LAUNCH = Launch()  # of this process; Hydra makes its callbacks itself and hands them to nobody
+
+
+class Remember(Callback):
+    """Hydra callback: note in LAUNCH where this launch writes and how many jobs it makes.
+
+    Refuses folders that cannot be written and an absent launcher, both as composed, whoever set them.
+    """
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.launcher._target_ != IN_PROCESS:
             raise SystemExit("error: hydra/launcher starts the jobs of -m, and this is a single one; add -m.")
-        RememberFolder._meet(Path(config.hydra.run.dir), config)
+        LAUNCH.meet(Path(config.hydra.run.dir), config)
         check_writable(config.out, config.hydra.run.dir)
-        if RememberFolder.started and not config.dry_run:
-            RememberFolder.started(RememberFolder.folder, 0, False)
+        if LAUNCH.started and not config.dry_run:
+            LAUNCH.started(LAUNCH.folder, 0, False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        RememberFolder._meet(Path(config.hydra.sweep.dir), config)
+        LAUNCH.meet(Path(config.hydra.sweep.dir), config)
         check_writable(config.out, config.hydra.sweep.dir)
         if config.dry_run:  # the total is added up in one process, and draws nothing that would need more
             with read_write(config.hydra), open_dict(config.hydra):
@@ -199,7 +192,7 @@ class RememberFolder(Callback):
         missing = launcher_missing(config.hydra.launcher._target_)
         if missing:
             raise SystemExit(f"error: {missing}")  # Hydra turns other exceptions of a callback into warnings
-        RememberFolder.goes_on = config.hydra.launcher._target_.endswith(".SlurmLauncher")
+        LAUNCH.goes_on = config.hydra.launcher._target_.endswith(".SlurmLauncher")
         jobs = count_jobs(list(config.hydra.overrides.task), dict(config.hydra.sweeper.get("params") or {}))
-        if RememberFolder.started and not config.dry_run:
-            RememberFolder.started(RememberFolder.folder, jobs, config.hydra.launcher._target_ == IN_PROCESS)
+        if LAUNCH.started and not config.dry_run:
+            LAUNCH.started(LAUNCH.folder, jobs, config.hydra.launcher._target_ == IN_PROCESS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,17 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from likeness.dreambooth.storage import (
+    STATE,
+    checkpoints,
     differences,
     need_space,
     newest_checkpoint,
     read_json,
     refuse_changed,
+    step_of,
     write_folder,
 )
 from likeness.dreambooth.trainable import Trainable
 from likeness.errors import InputError, Stopped
 
-STATE = "state.json"
 PROGRAM = "likeness.dreambooth"
 NEEDED = ("step", "files", "scaler", "identity", "world", "device")  # of a manifest, to go on from it
 
@@ -60,8 +61,8 @@ def prune(out: Path, step: int, identity: dict[str, Any], keep: int, whole: Coll
     `whole` names those known to be whole, which need not be hashed again at every save: gigabytes, for a large model.
     """
     kept, foreign = 1, []
-    for folder in _numbered(out):
-        number = _number(folder)
+    for folder in checkpoints(out):
+        number = step_of(folder)
         state = read_json(folder / STATE)
         if number == step or _torn(folder, state):
             continue
@@ -80,7 +81,7 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
     `about` is what `save` was given. Another number of processes draws other random numbers and is refused;
     another device or version of torch, or on a CPU another number of threads, rounds otherwise and is named.
     """
-    for folder in _numbered(out):
+    for folder in checkpoints(out):
         state = read_json(folder / STATE)
         if _torn(folder, state):
             lacking = f"{STATE} lacks {', '.join(_lacking(state))}" if state else f"no readable {STATE}"
@@ -109,7 +110,7 @@ def find(out: Path, about: dict[str, Any], notices: list[str]) -> Path | None:
 
 def newest(names: Collection[str]) -> str | None:
     """Return the one of the last step."""
-    return max(names, key=lambda name: _number(Path(name)), default=None)
+    return max(names, key=lambda name: step_of(Path(name)), default=None)
 
 
 def what_next(name: str | None) -> str:
@@ -212,16 +213,6 @@ def _load_optimizer(trainable: Trainable, stored: dict[str, Tensor]) -> None:
 def _laid_out_as(p: Tensor, tensor: Tensor) -> Tensor:
     """Order a tensor of a parameter's shape in memory as the parameter is, which fused optimizers ask for."""
     return torch.empty_like(p, dtype=tensor.dtype, device="cpu").copy_(tensor) if tensor.shape == p.shape else tensor
-
-
-def _numbered(out: Path) -> list[Path]:
-    """List checkpoint folders, newest first."""
-    found = [f for f in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", f.name)]
-    return sorted(found, key=_number, reverse=True)
-
-
-def _number(folder: Path) -> int:
-    return int(folder.name.split("-")[1])
 
 
 def _ours(state: dict[str, Any] | None) -> bool:

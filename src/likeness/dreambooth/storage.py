@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from likeness.subjects import class_dir_hash, make_folder, photos_hash
 
 FORMAT = 1
 SETTINGS = "settings.json"
+STATE = "state.json"  # of a checkpoint
+CHECKPOINT = re.compile(r"checkpoint-\d+")
 RUNGS = "rungs"
 RESULTS = {"full": "model/model_index.json", "lora": "lora/pytorch_lora_weights.safetensors"}
 
@@ -80,13 +83,23 @@ def listed(changed: list[str]) -> str:
     return f"{'; '.join(changed[:6])}{' and more' if len(changed) > 6 else ''}; then -> now"
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoint folders of a run, newest first, whole or not."""
+    return sorted((f for f in folder.glob("checkpoint-*") if CHECKPOINT.fullmatch(f.name)), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written, from its name."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def left_unfinished(folder: Path) -> dict[str, Any] | None:
     """Return the identity of a run that was killed after a checkpoint and that nobody goes on with now, or None."""
     if is_finished(folder):
         return None
-    states = [read_json(file) for file in sorted(folder.glob("checkpoint-*/state.json"))]
-    identities = [state["identity"] for state in states if state and "identity" in state]
-    return identities[-1] if identities and not is_locked(folder) else None
+    states = (read_json(checkpoint / STATE) or {} for checkpoint in checkpoints(folder))
+    identity = next((state["identity"] for state in states if "identity" in state), None)
+    return None if identity is None or is_locked(folder) else identity
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -94,9 +107,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
     Cheap: whether they hold what was saved, `checkpoint.find` tells.
     """
-    found = [f for f in folder.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
-    for checkpoint in sorted(found, key=lambda f: int(f.name.removeprefix("checkpoint-")), reverse=True):
-        state = read_json(checkpoint / "state.json") or {}
+    for checkpoint in checkpoints(folder):
+        state = read_json(checkpoint / STATE) or {}
         sizes = {checkpoint / name: size for name, (size, _) in state.get("files", {}).items()}
         if "identity" in state and sizes and all(f.is_file() and f.stat().st_size == n for f, n in sizes.items()):
             return checkpoint, state["identity"]
