@@ -52,7 +52,7 @@ def test_several_choices_of_a_group_are_refused():
         ("train.py", ["subjects=[bnh,tuki]", "prior_class.prompts=[photo of a man]", "~prior_class"]),
         ("train.py", ["-m", "method=full,lora", "schedule.seed=1,2", "hydra.sweep.dir=x", "hydra/launcher=joblib"]),
         ("sweep.py", ["experiment=figure2_local", "local=mine", "train_missing=true", "seeds=${range:8}"]),
-        ("sweep.py", ["+edit.weights.burger=2", "edit.phrases.style.ink=ink drawing of", "model.learning_rate.full=1e-4"]),
+        ("sweep.py", ["+edit.weights.burger=2", "edit.phrases.style.ink=ink", "model.learning_rate.full=1e-4"]),
         ("sweep.py", ["edit.blend.threshold=0.4", "target_prompt=a=b"]),
         ("sweep.py", ["--config-dir", "mine", "+theirs=other"]),
         ("train.py", ["--help"]),
