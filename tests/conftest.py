@@ -36,6 +36,26 @@ def tiny_sd(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The folder of random weights that take the place of the embedded model in all tests of a file."""
+    import tiny_study
+
+    from likeness import metrics
+    from likeness.study import draw
+
+    def forget():
+        metrics.forget()
+        draw.load_cached.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        root = tiny_study.build_world(tmp_path_factory.mktemp("world"))
+        patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(root))
+        forget()
+        yield root
+    forget()
+
+
 def load_tiny(folder: Path):
     """Load the tiny pipeline, progress bar off."""
     from diffusers import StableDiffusionPipeline

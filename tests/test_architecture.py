@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "config": {"config_values"},
     "config_values": set(),
     "errors": set(),
+    "command_line": {"config"},
     "launch": {"ranks"},
     "malloc": set(),
     "ranks": set(),

@@ -13,10 +13,11 @@ from likeness.dreambooth import TrainSettings, storage
 from likeness.errors import InputError
 from likeness.study import place
 from likeness.study.cell import run_cell
+from likeness.study.edited import find
 from likeness.study.edits import local_blend
 from likeness.study.finetune import finetune, prior_of
 from likeness.study.idle import refuse_idle
-from likeness.study.place import model_folder, need_finetuned
+from likeness.study.place import model_folder
 from likeness.study.plan import plan_edit
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -372,9 +373,9 @@ def test_automatic_precision_is_what_it_is_on_the_device(tmp_path, monkeypatch):
     auto, whole, half = (sweep(*common, f"model.mixed_precision={p}") for p in ("auto", "no", "fp16"))
     assert model_folder(auto) == model_folder(whole) != model_folder(half)
     with pytest.raises(InputError) as none:
-        need_finetuned(auto, "python train.py")
+        find(auto, "python train.py")
     assert "in precision" not in str(none.value)
     monkeypatch.setattr("likeness.dreambooth.is_finished", lambda folder: folder == model_folder(half))
     with pytest.raises(InputError, match=r"in precision fp16 \(here: no\); model.mixed_precision=fp16 takes"):
-        need_finetuned(auto, "python train.py")
-    assert need_finetuned(half, "python train.py") == model_folder(half)
+        find(auto, "python train.py")
+    assert find(half, "python train.py").folder == model_folder(half)

@@ -4,19 +4,10 @@ import json
 import time
 
 import pytest
-import tiny_study
 import torch
 
 from likeness.prompt_to_prompt import benchmark
 from likeness.prompt_to_prompt.benchmark_models import evaluation_flops, load
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        root = tiny_study.build_world(tmp_path_factory.mktemp("world"))
-        patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(root))
-        yield root
 
 
 @pytest.fixture(scope="module")

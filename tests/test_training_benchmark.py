@@ -4,7 +4,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import tiny_study
 import torch
 
 from likeness.study import training_benchmark as bench
@@ -12,13 +11,6 @@ from likeness.study import training_turns
 from likeness.study.training_arms import Case, Ours, Stopwatch, Uncached, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIKENESS_PAPERDOLL_WEIGHTS", str(tiny_study.build_world(tmp_path_factory.mktemp("world"))))
-        yield
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,7 @@ class Sweep(_Common):
     dry_run: bool = False
     overwrite: bool = False
     train_missing: bool = False  # fine-tune the model first where it is missing
+    finetuned: str | None = None  # a model that is there: a folder of train.py, or "base": the base model as it is
 
     def __post_init__(self) -> None:
         if self.edit.blend == Blend() and self.edit.name != "blend":  # there to take options; none was given

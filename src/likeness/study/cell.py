@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from likeness import dreambooth, models
+from likeness import models
 from likeness.config import AXES, Sweep, to_plain, train_of
 from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
-from likeness.study import cells, environment, failures, place, progress
+from likeness.study import cells, edited, environment, failures, place, progress
 from likeness.study.idle import refuse_idle
 from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, plan_edit
@@ -50,6 +50,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
 
         with _p2p_errors_are_ours():
             refuse_idle(sweep, overrides)
+            sweep = edited.settled(sweep)
             dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
         return None
     keep_freed_memory()
@@ -92,14 +93,15 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
     from likeness import metrics
 
     refuse_idle(sweep, overrides)
+    sweep = edited.settled(sweep)
     plan = plan_edit(sweep)
     models.check_available(place.model_source(sweep.model))
     metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True)
-    if sweep.train_missing and not dreambooth.is_finished(place.model_folder(sweep)):
+    if sweep.train_missing and not edited.is_there(sweep):
         from likeness.study.finetune import finetune_missing
 
         finetune_missing(train_of(sweep), run_dir)
-    return _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
+    return _Cell(sweep, plan, edited.find(sweep, train_command(sweep, overrides)), overrides)
 
 
 def finished_cell(sweep: Sweep, plan: EditPlan) -> Path | None:
@@ -107,7 +109,7 @@ def finished_cell(sweep: Sweep, plan: EditPlan) -> Path | None:
 
     Raises InputError where the model is missing, or the device or precision is none of this machine's.
     """
-    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, [])), [])
+    cell = _Cell(sweep, plan, edited.find(sweep, train_command(sweep, [])), [])
     return cell.folder if cell.is_kept() else None
 
 
@@ -135,31 +137,25 @@ def redraw(sweep: Sweep, scratch: Path, overrides: list[str]) -> tuple[Any, dict
     """
     from likeness.study import draw
 
+    sweep = edited.settled(sweep)
     plan = plan_edit(sweep)
-    cell = _Cell(sweep, plan, place.need_finetuned(sweep, train_command(sweep, overrides)), overrides)
-    pipe = draw.load_cached(cell.base, cell.finetuned, cell.weights, cell.dtype, cell.device)
+    cell = _Cell(sweep, plan, edited.find(sweep, train_command(sweep, overrides)), overrides)
+    pipe = draw.load_cached(cell.model, cell.weights, cell.dtype, cell.device)
     return draw.draw_cell(pipe, sweep, plan, draw.PictureCache(scratch, {})), cell.record("redrawn")
 
 
 class _Cell:
-    def __init__(self, sweep: Sweep, plan: EditPlan, finetuned: Path, overrides: list[str]) -> None:
+    def __init__(self, sweep: Sweep, plan: EditPlan, model: edited.Edited, overrides: list[str]) -> None:
         from likeness.study import measure
 
-        self.sweep, self.plan, self.finetuned, self.overrides = sweep, plan, finetuned, overrides
-        self.base = place.model_source(sweep.model)
+        self.sweep, self.plan, self.model, self.overrides = sweep, plan, model, overrides
         self.device = models.resolve_device(sweep.device)
         self.dtype = models.resolve_dtype(sweep.model.dtype, self.device)
         self.suite = measure.suite_for(sweep, self.device)
-        self.weights = self._weights()
+        self.weights = model.weights()
         identity = cells.cell_identity(sweep, plan, self.weights, self.dtype, self.suite.backbones)
         self.hash = place.short_hash(identity)
         self.folder = Path(sweep.out) / "cells" / cells.cell_name(sweep, plan, identity)
-
-    def _weights(self) -> str:
-        if (self.finetuned / "model").is_dir():
-            return models.weights_id(models.ModelSource("finetuned", str(self.finetuned / "model")))
-        lora = self.finetuned / "lora" / "pytorch_lora_weights.safetensors"
-        return f"{models.weights_id(self.base)}+{models.file_id(lora)}"
 
     def record(self, status: str, **more: Any) -> dict[str, Any]:
         sweep, plan = self.sweep, self.plan
@@ -189,7 +185,7 @@ class _Cell:
             "backbones": self.suite.backbones,
             "directions": self.suite.directions,
             "weights": self.weights,
-            "data": place.trained_on(self.finetuned),
+            "data": self.model.made_from(),
             "dtype": self.dtype,
             "device": self.device,
             "hardware": environment.hardware(self.device),
@@ -216,7 +212,7 @@ class _Cell:
         from likeness.study import draw, measure
 
         started = time.perf_counter()
-        pipe = draw.load_cached(self.base, self.finetuned, self.weights, self.dtype, self.device)
+        pipe = draw.load_cached(self.model, self.weights, self.dtype, self.device)
         timing = {"load": time.perf_counter() - started}
         drawn = draw.draw_cell(pipe, self.sweep, self.plan, self._cache())
         started = time.perf_counter()
@@ -254,7 +250,7 @@ class _Cell:
 
         summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         try:
-            tracking.track_cell(self.sweep, run_dir, self.folder, record, rows, summary, self.finetuned)
+            tracking.track_cell(self.sweep, run_dir, self.folder, record, rows, summary, self.model.folder)
         except InputError:
             raise
         except Exception as error:

@@ -18,6 +18,7 @@ from PIL import Image
 from likeness.config import Sampler, Sweep
 from likeness.errors import InputError
 from likeness.study import progress
+from likeness.study.edited import Edited
 from likeness.study.edits import build_edit, local_blend
 from likeness.study.place import short_hash
 from likeness.study.plan import EditPlan
@@ -44,11 +45,9 @@ class Drawn:
 
 
 @functools.lru_cache(maxsize=1)
-def load_cached(base, folder: Path, weights: str, dtype: str, device: str):
-    """Load a fine-tuned pipeline once per process; `weights` is part of the key so that new files are seen."""
-    from likeness.dreambooth import load_finetuned
-
-    pipe = load_finetuned(base, folder, dtype, device)
+def load_cached(model: Edited, weights: str, dtype: str, device: str):
+    """Load a pipeline once per process; `weights` is part of the key so that new files are seen."""
+    pipe = model.load(dtype, device)
     pipe.set_progress_bar_config(disable=progress.shown() or not sys.stderr.isatty(), leave=False)
     pipe.vae.to(memory_format=torch.channels_last)  # measured: decodes 40 % faster on a CPU
     return pipe

@@ -12,9 +12,8 @@ from typing import Any
 
 from likeness import metrics, models
 from likeness.config import Sweep
-from likeness.dreambooth import is_finished
 from likeness.errors import InputError
-from likeness.study import cells, place
+from likeness.study import cells, edited, place
 from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, label
 from likeness.study.progress import duration, named
@@ -95,8 +94,8 @@ def what_is_missing(sweep: Sweep, command: str) -> dict[str, str]:
             missing[what] = str(error)
     if f"base model {sweep.model.source}" in missing and sweep.model.source == "embedded":
         return missing  # the fine-tuned model's name holds the hash of these weights
-    folder = place.model_folder(sweep)
-    if not is_finished(folder):
+    if not edited.is_there(sweep):
+        folder = edited.folder_of(sweep)
         if sweep.train_missing:
             TOTAL.trained.add(folder)
         remedy = f"trained first (train_missing=true), or: {command}" if sweep.train_missing else f"make it: {command}"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from likeness import dreambooth, models
-from likeness.config import PriorClass, Subject, Train
+from likeness.config import PriorClass, Subject, Train, to_plain
 from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
 from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
-from likeness.study import dry_run_training, ladder, place, progress, tracking
+from likeness.study import dry_run_training, environment, ladder, place, progress, tracking
 from likeness.study.health import Health, Roles, roles_of, save_sheet
 from likeness.study.idle import refuse_idle
 from likeness.study.world import refuse_known_identifiers, world_notices
@@ -72,6 +73,8 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
         if is_main_process():
             _show_outcome(job, result, run, run_dir)
     say([], f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, see report.html there)")
+    if not progress.shown():  # within a sweep it is edited already
+        say([], f"edit it: {_edit_command(job, overrides)}")
     return job.folder
 
 
@@ -139,9 +142,10 @@ def _tracked(job: Job):
 
 
 def _show_outcome(job: Job, result: dreambooth.TrainResult, run, run_dir: Path) -> None:
-    """Point to the model from the run folder, write its page, give the tracker what runs are compared by."""
+    """Point to the model from the run folder, write what it was made with and its page, tell the tracker."""
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "model.txt").write_text(f"{job.folder.resolve()}\n", encoding="utf-8")
+    storage.write_text(job.folder / place.CONFIG, json.dumps(to_plain(job.train), indent=1) + "\n")
     run.summary(result.values)
     if job.settings.ladder:
         _show_ladder(job, result.steps, run)
@@ -150,6 +154,14 @@ def _show_outcome(job: Job, result: dreambooth.TrainResult, run, run_dir: Path) 
     write_training_report(job.folder, f"{who} on {job.train.model.name}: {result.steps} steps", photos)
     lora = job.settings.method == "lora"  # by its folder's name, under which editing runs look for it
     run.artifact(job.folder.name, "model", job.folder / ("lora" if lora else "model"), reference=not lora)
+
+
+def _edit_command(job: Job, overrides: Sequence[str]) -> str:
+    """Return a sweep over what was trained."""
+    of_model = [o for o in overrides if o.startswith(("model=", "model.source=", "subject."))]
+    names = ",".join(subject.name for subject in job.subjects)
+    which = [f"subject={names}", *of_model, f"finetuned={job.folder}"]
+    return environment.entry_command("sweep.py", ["-m", *which, "edit=local,global,reweight"])
 
 
 def finetune_missing(train: Train, run_dir: Path) -> Path:

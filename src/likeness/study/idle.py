@@ -11,7 +11,7 @@ from typing import NamedTuple
 from likeness import models
 from likeness.config import Sweep, Train
 from likeness.errors import InputError
-from likeness.study.place import SWEEPING, model_source
+from likeness.study.place import CHOSEN_FROM, SWEEPING, model_source
 
 
 class Idle(NamedTuple):
@@ -156,10 +156,22 @@ def refuse_idle(config: Train | Sweep, overrides: Sequence[str]) -> None:
     told = {override.partition("=")[0].lstrip("+~"): override for override in overrides}
     if isinstance(config, Train) and config.subjects:
         _refuse_another_subject(config, told)
+    if isinstance(config, Sweep) and config.finetuned is not None:
+        _refuse_training(config, told)
     for idle in IDLE:
         for name in idle.names:
             if name in told and idle.when(config):
                 raise InputError(f"{told[name]} does nothing with {idle.beside}; {idle.instead}.")
+
+
+def _refuse_training(sweep: Sweep, told: dict[str, str]) -> None:
+    trained = {f"model.{name}" for name in (*CHOSEN_FROM, "train_batch_size", "num_class_images", "mixed_precision")}
+    for name, override in told.items():
+        group = name.partition(".")[0]
+        if group in ("prior_class", "method", "schedule") or name == "train_missing" or name in trained:
+            raise InputError(
+                f"{override} does nothing with finetuned={sweep.finetuned}, which is not trained here; {LEAVE}."
+            )
 
 
 def _refuse_another_subject(train: Train, told: dict[str, str]) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from likeness import dreambooth, models
 from likeness.config import TEXT_ENCODER_TARGETS, Model, PriorClass, Subject, Sweep, Train, slug
-from likeness.dreambooth import storage
-from likeness.dreambooth.settings import PRECISIONS, UNSAID
-from likeness.errors import InputError
+from likeness.dreambooth.settings import UNSAID
 from likeness.subjects import Photo, class_dir_hash, find_photos, photos_hash
 
 EMBEDDED_PHOTOS = "embedded:"
+CONFIG = "train.json"  # in a fine-tuned model's folder: the configuration it was made with
 
 
 def model_source(model: Model) -> models.ModelSource:
@@ -58,7 +57,7 @@ def settings(config: Train | Sweep, **shown: Any) -> dreambooth.TrainSettings:
     return dreambooth.TrainSettings(
         **values,
         method=method.name,
-        mixed_precision=_precision(config),
+        mixed_precision=precision(config),
         resolution=config.model.resolution,
         prior_loss_weight=prior.prior_loss_weight,
         num_class_images=prior.num_class_images,
@@ -67,7 +66,8 @@ def settings(config: Train | Sweep, **shown: Any) -> dreambooth.TrainSettings:
     )
 
 
-def _precision(config: Train | Sweep) -> str:
+def precision(config: Train | Sweep) -> str:
+    """Return the precision that is trained in; `auto` is what the device is best at."""
     if config.model.mixed_precision != "auto":
         return config.model.mixed_precision
     device = models.resolve_device(config.device)
@@ -96,7 +96,7 @@ def model_folder(config: Train | Sweep, subjects: list[Subject] | None = None) -
     model = asdict(config.model)
     for name in (*DRAWING, *CHOSEN_FROM):
         model.pop(name)
-    model["mixed_precision"] = _precision(config)  # "auto" trains other weights on another device
+    model["mixed_precision"] = precision(config)  # "auto" trains other weights on another device
     method = asdict(config.method)
     if tuple(method["lora_text_encoder_targets"]) == TEXT_ENCODER_TARGETS:  # what it was before it could be chosen
         method.pop("lora_text_encoder_targets")
@@ -143,35 +143,3 @@ def short_hash(value: Any) -> str:
     """Return eight hex digits of the SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def need_finetuned(config: Sweep, command: str) -> Path:
-    """Return the folder of the fine-tuned model, or say which command makes it."""
-    folder = model_folder(config)
-    if not dreambooth.is_finished(folder):
-        raise InputError(
-            f"{config.subject.name} has not been fine-tuned with these settings (looked in {folder})."
-            f"{_other_precisions(config)}\nRun first:\n  {command}"
-        )
-    return folder
-
-
-def _other_precisions(config: Sweep) -> str:
-    """Say which precisions this very model was fine-tuned in, as on another device with `auto`; "" for none."""
-    there = []
-    for precision in PRECISIONS:
-        model = replace(config.model, mixed_precision=precision)
-        if dreambooth.is_finished(model_folder(replace(config, model=model))):
-            there.append(precision)
-    if not there:
-        return ""
-    return (
-        f" It has been in precision {', '.join(there)} (here: {_precision(config)}); "
-        f"model.mixed_precision={there[0]} takes that model."
-    )
-
-
-def trained_on(folder: Path) -> dict[str, Any]:
-    """Return what a fine-tuned model was made from: base weights, and each subject's prompts and photo hash."""
-    identity = (storage.read_json(folder / storage.SETTINGS) or {}).get("identity", {})
-    return {"folder": folder.name, "base": identity.get("model"), "subjects": identity.get("subjects", [])}

@@ -63,13 +63,13 @@ def track_cell(
     record: dict[str, Any],
     rows: list[dict[str, Any]],
     summary: dict[str, Any],
-    finetuned: Path,
+    finetuned: Path | None,
 ) -> None:
     """Log one cell as a run: a table with one row per seed, its pictures, every seed's numbers and their summary."""
     if sweep.logger.mode == "none":
         return
     axes = record["axes"]
-    about = {**axes, **{k: record[k] for k in ABOUT}, "folder": folder.name, "finetuned": finetuned.name}
+    about = {**axes, **{k: record[k] for k in ABOUT}, "folder": folder.name, "finetuned": finetuned and finetuned.name}
     asked = [str(axes[axis]) for axis in ("style", "scene", "target") if axes.get(axis) is not None]
     with start_run(
         sweep,
@@ -80,7 +80,8 @@ def track_cell(
         directory=Path(sweep.out) / "wandb",
         about={"cell": about | {"alike": alike(record)}},
     ) as run:
-        run.uses(finetuned.name, "model")
+        if finetuned:
+            run.uses(finetuned.name, "model")
         log_cell(run, folder, record, rows, summary)
 
 
