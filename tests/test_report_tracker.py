@@ -121,7 +121,7 @@ def test_a_cell_is_easy_to_find_among_runs(tmp_path, monkeypatch):
     folder = write_cell(tmp_path, "tuki-global-van_gogh-lora-0123abcd", axes=axes, weights="w@1")
     (cell,), _ = read_cells([folder])
     rows = [{**row, "seed": int(row["seed"]), "lpips": 0.1, "edit_success": 1.0} for row in cell.rows]
-    sweep = SimpleNamespace(logger=SimpleNamespace(mode="auto", project="mine"), out=str(tmp_path))
+    sweep = SimpleNamespace(logger=SimpleNamespace(mode="auto", project="mine", entity="ours"), out=str(tmp_path))
     run_dir, finetuned = tmp_path / "2026_sweep" / "3", tmp_path / "tuki-lora-9"
     tracking.track_cell(sweep, run_dir, folder, cell.record, rows, cell.summary, finetuned)
     assert (asked["name"], asked["group"], asked["job_type"]) == (
@@ -130,6 +130,7 @@ def test_a_cell_is_easy_to_find_among_runs(tmp_path, monkeypatch):
         "edit",
     )
     assert asked["tags"] == ["tuki", "global", "lora", "paperdoll", "van gogh"] and asked["project"] == "mine"
+    assert asked["entity"] == "ours"
     about = asked["config"]["cell"]
     assert about["style"] == "van gogh" and about["weights"] == "w@1" and about["finetuned"] == "tuki-lora-9"
     assert about["alike"] == tracking.alike(cell.record)

@@ -185,6 +185,7 @@ class Logger:
     name: str = "wandb"
     mode: str = "auto"
     project: str = "likeness"
+    entity: str | None = None  # W&B user or team; None: the login's own
 
 
 @dataclass

@@ -167,6 +167,7 @@ def start(
     tags: Sequence[str],
     config: dict[str, Any],
     directory: Path,
+    entity: str | None = None,
     continued: Path | None = None,
 ) -> Run:
     """Start a run, to be used as a context manager.
@@ -185,8 +186,8 @@ def start(
     import wandb
 
     options = {
-        "project": project, "name": name, "group": group, "job_type": job_type, "tags": run_tags(tags),
-        "config": config, "dir": str(directory), "reinit": "create_new",
+        "project": project, "entity": entity, "name": name, "group": group, "job_type": job_type,
+        "tags": run_tags(tags), "config": config, "dir": str(directory), "reinit": "create_new",
     }  # fmt: skip
     asked = wandb_mode(mode)
     for tried in dict.fromkeys((asked, "offline")):

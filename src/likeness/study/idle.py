@@ -136,6 +136,7 @@ IDLE = (
         "sample_every=0 and no ladder",
         "leave it out, or give sample_every a number of steps",
     ),
+    Idle(("logger.project", "logger.entity"), lambda c: c.logger.mode == "none", "logger=none", LEAVE),
     Idle(("method.cuda_graph",), _trains_elsewhere, "a device that is no CUDA GPU", LEAVE),
     Idle(
         tuple(f"model.{name}" for name in SWEEPING),

@@ -39,6 +39,7 @@ def start_run(
     return tracker.start(
         config.logger.mode,
         project=config.logger.project,
+        entity=config.logger.entity,
         name=name,
         group=group,
         job_type=job_type,
