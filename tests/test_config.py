@@ -15,8 +15,9 @@ from likeness.study import place
 from likeness.study.cell import run_cell
 from likeness.study.edited import find
 from likeness.study.edits import local_blend
-from likeness.study.finetune import finetune, prior_of
+from likeness.study.finetune import finetune
 from likeness.study.idle import refuse_idle
+from likeness.study.job import prior_of
 from likeness.study.place import model_folder
 from likeness.study.plan import plan_edit
 

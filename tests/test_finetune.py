@@ -24,6 +24,7 @@ from likeness.study import finetune as module
 from likeness.study import ladder, place
 from likeness.study.finetune import finetune
 from likeness.study.health import Health, roles_of
+from likeness.study.job import spell_out
 from likeness.subjects import crop_photo, open_photo, to_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -175,7 +176,7 @@ def test_what_cannot_be_done_is_said_before_a_run_is_opened(world, tmp_path, mon
 
 def test_an_unfinished_run_with_other_settings_beside_it_is_named(world, tmp_path, capsys):
     then, now = (train_of(tmp_path, f"schedule.learning_rate={rate}", "dry_run=true") for rate in (0.01, 0.02))
-    job = module._job(then, [])
+    job = spell_out(then, [])
     identity = storage.identity(models.weights_id(job.base), job.concepts, job.settings)
     (job.folder / "checkpoint-2").mkdir(parents=True)
     (job.folder / "checkpoint-2" / "state.json").write_text(json.dumps({"identity": identity}))

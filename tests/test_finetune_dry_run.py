@@ -11,8 +11,8 @@ from likeness import config, models
 from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.paperdoll import photos as shipped
-from likeness.study import finetune as module
 from likeness.study.finetune import finetune
+from likeness.study.job import spell_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
@@ -53,7 +53,7 @@ def test_a_dry_run_of_two_subjects_tells_of_both(world, tmp_path, capsys):
 
 def test_a_dry_run_knows_where_a_training_begins(world, tmp_path, capsys):
     train = train_of(tmp_path, "dry_run=true")
-    job = module._job(train, [])
+    job = spell_out(train, [])
     identity = storage.identity(models.weights_id(job.base), job.concepts, job.settings)
 
     def pretend(step, size, identity=identity):

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from likeness import dreambooth, models
 from likeness.dreambooth import storage
 from likeness.dreambooth.settings import class_request, has_prior
 from likeness.errors import InputError
+from likeness.study.job import Job
 from likeness.subjects import drawn_class_images
-
-if TYPE_CHECKING:
-    from likeness.study.finetune import Job
-
-
-def missing_base(base: models.ModelSource) -> str:
-    """Return what of a base model is not on this machine and what comes of that; "" where all is there."""
-    models.locate(base)  # refuses a path that leads nowhere
-    try:
-        models.check_available(base)
-    except InputError as error:
-        return str(error)
-    command = models.to_download(base)
-    return f"will be downloaded before training, if the hub can be reached; now: {command}" if command else ""
 
 
 def dry_run(job: Job) -> None:

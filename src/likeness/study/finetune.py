@@ -5,42 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from likeness import dreambooth, models
-from likeness.config import PriorClass, Subject, Train, to_plain
+from likeness.config import Subject, Train, to_plain
 from likeness.dreambooth import storage
 from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
 from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
 from likeness.study import dry_run_training, environment, ladder, place, progress, tracking
-from likeness.study.health import Health, Roles, roles_of, save_sheet
+from likeness.study.health import Health, save_sheet
 from likeness.study.idle import refuse_idle
-from likeness.study.world import refuse_known_identifiers, world_notices
+from likeness.study.job import Job, spell_out
+from likeness.study.world import world_notices
 from likeness.subjects import crop_photo, open_photo
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training spelled out and checked, before anything heavy is loaded.
-
-    In a dry run `missing` says what of the base model is not here, and `folder` is None where its name needs that.
-    """
-
-    train: Train
-    subjects: list[Subject]
-    concepts: list[dreambooth.Concept]
-    roles: list[Roles]
-    settings: dreambooth.TrainSettings
-    base: models.ModelSource
-    folder: Path | None
-    missing: str = ""
-
-    @property
-    def who(self) -> str:
-        return "+".join(s.name for s in self.subjects)
 
 
 def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] = ()) -> Path | None:
@@ -50,7 +30,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
     is None where it cannot be named yet.
     """
     refuse_idle(train, overrides)
-    job = _job(train, subjects)
+    job = spell_out(train, subjects)
     health, missing = _health(job)
     say(world_notices(train, job.subjects) + missing + ([] if job.missing else _left_beside(job)))
     if train.dry_run:
@@ -76,34 +56,6 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
     if not progress.shown():  # within a sweep it is edited already
         say([], f"edit it: {_edit_command(job, overrides)}")
     return job.folder
-
-
-def _job(train: Train, subjects: list[Subject]) -> Job:
-    chosen = subjects or [train.subject]
-    refuse_known_identifiers(train, chosen)
-    concepts = [place.concept(s, prior_of(train, s), train.model.resolution) for s in chosen]
-    words = [s.class_word for s in chosen]
-    roles = [roles_of(train, s, c.photos, words) for s, c in zip(chosen, concepts, strict=True)]
-    settings = place.settings(
-        train,
-        sample_every=train.sample_every,
-        validation_every=train.validation_every,
-        checkpoint_every=train.checkpoint_every,
-        sample_prompts=[*train.sample_prompts, *(prompt for r in roles for prompt in r.prompts)],
-        sample_num_inference_steps=train.sample_num_inference_steps,
-        sample_guidance_scale=train.model.guidance_scale,
-        progress_bars=not progress.shown(),
-    )
-    models.resolve_dtype(settings.mixed_precision, models.resolve_device(train.device))  # refuses one that is not here
-    base = place.model_source(train.model)
-    dreambooth.check_concepts(concepts, settings)
-    dreambooth.check_class_folders(concepts, settings)
-    missing = dry_run_training.missing_base(base) if train.dry_run else ""
-    if not train.dry_run:
-        models.check_available(base)
-    nameless = missing and models.locate(base)[0] != "hub"  # a hub model is named by its id
-    folder = None if nameless else place.model_folder(train, subjects or None)
-    return Job(train, chosen, concepts, roles, settings, base, folder, missing)
 
 
 def _left_beside(job: Job) -> list[str]:
@@ -182,13 +134,6 @@ def say(notices: list[str], line: str = "") -> None:
             print(f"note: {notice}", flush=True)
         if line:
             print(line, flush=True)
-
-
-def prior_of(train: Train, subject: Subject) -> PriorClass:
-    """Return the prior class with its prompts spelled out; `own` follows the class word of each subject of a run."""
-    prior = train.prior_class
-    word = subject.class_word if prior.own else prior.class_word
-    return replace(prior, prompts=[prompt.replace("{class_word}", word) for prompt in prior.prompts])
 
 
 def _health(job: Job) -> tuple[Health | None, list[str]]:
