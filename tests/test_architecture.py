@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "report": {"metrics"},
     "results": {"report", "metrics"},
     "paperdoll": {"models", "malloc"},
+    "disk": {"dreambooth"},
     "export": {"models", "dreambooth", "subjects"},
     "sample": {"models", "dreambooth", "prompt_to_prompt", "report"},
     "replay": {"study", "report", "config"},
