@@ -30,7 +30,7 @@ def main(cfg) -> None:
         dry_run.refuse(job.directory, str(error))  # all are said with the total, which also sets the exit code
 
 
-def record_refused(cfg, job: launch.Job, error: InputError) -> None:
+def record_refused(cfg, job: launch.RunningJob, error: InputError) -> None:
     """Leave a refused configuration in its job's folder, and count the job; run_cell does both for all others."""
     from likeness.study import failures, progress
 

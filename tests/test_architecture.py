@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "config": {"config_values"},
     "config_values": set(),
     "errors": set(),
-    "command_line": {"config"},
+    "command_line": {"config", "launch"},
     "launch": {"ranks"},
     "malloc": set(),
     "ranks": set(),

@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
@@ -29,7 +29,7 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated
 
 
 @dataclass(frozen=True)
-class Job:
+class RunningJob:
     """What Hydra knows about the running job."""
 
     directory: Path
@@ -37,14 +37,23 @@ class Job:
     one_of_many: bool = False
 
 
-def job() -> Job:
+def job() -> RunningJob:
     """Return the running job's folder and command-line overrides."""
     hydra_config = HydraConfig.get()
-    return Job(
+    return RunningJob(
         Path(hydra_config.runtime.output_dir),
         list(hydra_config.overrides.task),
         hydra_config.mode == RunMode.MULTIRUN,
     )
+
+
+def typed(argument: str) -> tuple[str, Any] | None:
+    """Return the name and value of an override as typed (a choice of several values: no value); None if it is none."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+    return override.key_or_group, None if override.is_sweep_override() else override.value()
 
 
 def one_line(error: InputError) -> Exception:
