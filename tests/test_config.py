@@ -288,7 +288,7 @@ def test_one_subject_is_no_list_of_several():
     [
         ("subject=bnh subjects=[bnh,tuki]", "remove subject=bnh to train those, or .* to train the one"),
         ("subjects=[bnh,tuki] subject.photos=/me", "subject.photos=/me does nothing with subjects=.bnh,tuki."),
-        ("logger=none logger.entity=ours", "logger.entity=ours does nothing with logger=none"),
+        ("logger=none logger.entity=ours", "logger.entity=ours does nothing with a logger that is off"),
         ("method.lora_rank=4", "method.lora_rank=4 does nothing with method=full"),
         ("method.lora_text_encoder=false", "use method.train_text_encoder"),
         ("method.lora_text_encoder_targets=[q_proj]", "does nothing with method=full"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from likeness.config import from_plain
 from likeness.errors import InputError
-from likeness.study import cells
+from likeness.study import cells, edited
 from likeness.study.cell import redraw
 
 ARMS = cells.ARMS
@@ -36,6 +36,7 @@ def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         sweep = from_plain(record["config"])
         sweep.out = out_of(folder) or sweep.out
+        sweep.finetuned = edited.moved(sweep)
         drawn, now = redraw(sweep, Path(scratch), overrides_of(record))
     differences = {}
     for index, seed in enumerate(record["seeds"]):

@@ -21,6 +21,8 @@ EDITING = {
 }
 DRAWING = {
     "model.name": "model",
+    "model.source": "base model",
+    "finetuned": "fine-tuned model",
     "method.name": "method",
     "prior_class.name": "prior class",
     "schedule.num_train_steps": "training steps",
@@ -67,7 +69,8 @@ def setting(cell: CellResult, path: str) -> str:
     """Return a setting of a cell as a short text; a dash where the cell has no such thing."""
     if path == "seeds":
         return _range(cell.record["seeds"])
-    return _short(cell.record[path] if path in ASKED else _value(cell, path)) or "–"
+    text = _short(cell.record[path] if path in ASKED else _value(cell, path)) or "–"
+    return text.rpartition("/")[2] if path == "finetuned" else text  # a folder by its name
 
 
 def _range(seeds: Sequence[int]) -> str:

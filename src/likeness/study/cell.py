@@ -95,7 +95,7 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
     refuse_idle(sweep, overrides)
     sweep = edited.settled(sweep)
     plan = plan_edit(sweep)
-    models.check_available(place.model_source(sweep.model))
+    edited.check_base(sweep)
     metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True)
     if sweep.train_missing and not edited.is_there(sweep):
         from likeness.study.finetune import finetune_missing

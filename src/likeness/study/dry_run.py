@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from likeness import metrics, models
+from likeness import metrics
 from likeness.config import Sweep
 from likeness.errors import InputError
-from likeness.study import cells, edited, place
+from likeness.study import cells, edited
 from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, label
 from likeness.study.progress import duration, named
@@ -82,7 +82,7 @@ def what_is_missing(sweep: Sweep, command: str) -> dict[str, str]:
     """Return what has to be there before this cell can be drawn and is not, and what to do about it."""
     missing = {}
     checks = {
-        f"base model {sweep.model.source}": lambda: models.check_available(place.model_source(sweep.model)),
+        f"base model {sweep.model.source}": lambda: edited.check_base(sweep),
         f"metrics {sweep.metrics.name}": lambda: metrics.check_available(
             sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True
         ),

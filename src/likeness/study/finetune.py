@@ -17,7 +17,7 @@ from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
 from likeness.study import dry_run_training, environment, ladder, place, progress, tracking
 from likeness.study.health import Health, save_sheet
-from likeness.study.idle import refuse_idle
+from likeness.study.idle import decides_training, refuse_idle
 from likeness.study.job import Job, spell_out
 from likeness.study.world import world_notices
 from likeness.subjects import crop_photo, open_photo
@@ -54,7 +54,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
             _show_outcome(job, result, run, run_dir)
     say([], f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, see report.html there)")
     if not progress.shown():  # within a sweep it is edited already
-        say([], f"edit it: {_edit_command(job, overrides)}")
+        say([], f"edit it: {edit_command(job, overrides)}")
     return job.folder
 
 
@@ -108,12 +108,20 @@ def _show_outcome(job: Job, result: dreambooth.TrainResult, run, run_dir: Path) 
     run.artifact(job.folder.name, "model", job.folder / ("lora" if lora else "model"), reference=not lora)
 
 
-def _edit_command(job: Job, overrides: Sequence[str]) -> str:
-    """Return a sweep over what was trained."""
-    of_model = [o for o in overrides if o.startswith(("model=", "model.source=", "subject."))]
-    names = ",".join(subject.name for subject in job.subjects)
-    which = [f"subject={names}", *of_model, f"finetuned={job.folder}"]
-    return environment.entry_command("sweep.py", ["-m", *which, "edit=local,global,reweight"])
+def edit_command(job: Job, overrides: Sequence[str]) -> str:
+    """Return a sweep over what was trained, with what was typed that has a say in editing it."""
+    folder = str(job.folder)
+    kept = []
+    for override in overrides:
+        name = override.lstrip("+").partition("=")[0]
+        shared = name.partition(".")[0] in ("model", "subject", "out", "device", "logger")
+        if shared and not decides_training(name, folder):
+            kept.append(override)
+    if job.train.subjects:
+        kept.insert(0, f"subject={','.join(job.train.subjects)}")
+    elif not any(override.startswith("subject=") for override in kept):
+        kept.insert(0, f"subject={job.train.subject.name}")
+    return environment.entry_command("sweep.py", ["-m", *kept, f"finetuned={folder}", "edit=local,global,reweight"])
 
 
 def finetune_missing(train: Train, run_dir: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from likeness import models
 from likeness.config import Sweep, Train
 from likeness.errors import InputError
+from likeness.study.edited import BASE, LOCATING, is_whole
 from likeness.study.place import CHOSEN_FROM, SWEEPING, model_source
 
 
@@ -136,7 +137,12 @@ IDLE = (
         "sample_every=0 and no ladder",
         "leave it out, or give sample_every a number of steps",
     ),
-    Idle(("logger.project", "logger.entity"), lambda c: c.logger.mode == "none", "logger=none", LEAVE),
+    Idle(
+        ("logger.project", "logger.entity"),
+        lambda c: c.logger.mode in ("none", "disabled"),
+        "a logger that is off",
+        LEAVE,
+    ),
     Idle(("method.cuda_graph",), _trains_elsewhere, "a device that is no CUDA GPU", LEAVE),
     Idle(
         tuple(f"model.{name}" for name in SWEEPING),
@@ -165,11 +171,19 @@ def refuse_idle(config: Train | Sweep, overrides: Sequence[str]) -> None:
                 raise InputError(f"{told[name]} does nothing with {idle.beside}; {idle.instead}.")
 
 
+def decides_training(name: str, finetuned: str) -> bool:
+    """Say whether an option decides what is trained alone, and nothing about editing the model that is there."""
+    fixed = [*CHOSEN_FROM, "train_batch_size", "num_class_images", "mixed_precision"]
+    if finetuned != BASE:
+        fixed += ["resolution", *(LOCATING if is_whole(finetuned) else ())]
+    names = {"train_missing", "subject.instance_prompt", *(f"model.{option}" for option in fixed)}
+    groups = ("prior_class", "method", "schedule")
+    return name.partition(".")[0] in groups or ".".join(name.split(".")[:2]) in names
+
+
 def _refuse_training(sweep: Sweep, told: dict[str, str]) -> None:
-    trained = {f"model.{name}" for name in (*CHOSEN_FROM, "train_batch_size", "num_class_images", "mixed_precision")}
     for name, override in told.items():
-        group = name.partition(".")[0]
-        if group in ("prior_class", "method", "schedule") or name == "train_missing" or name in trained:
+        if decides_training(name, sweep.finetuned):
             raise InputError(
                 f"{override} does nothing with finetuned={sweep.finetuned}, which is not trained here; {LEAVE}."
             )
