@@ -28,7 +28,7 @@ class Edited:
         """Return the hash of all weights that draw."""
         if self.folder is None:
             return models.weights_id(self.base)
-        if (self.folder / "model").is_dir():
+        if is_whole(self.folder):
             return models.weights_id(models.ModelSource("finetuned", str(self.folder / "model")))
         lora = self.folder / storage.RESULTS["lora"]
         return f"{models.weights_id(self.base)}+{models.file_id(lora)}"
