@@ -168,6 +168,7 @@ def test_attention_maps_and_masks_are_shown(swept):
     assert "Where each word acts" in report and "mask, seed0003" in report
 
 
+@pytest.mark.slow  # on a tiny world: test_launchers
 def test_a_dry_run_lists_cells_and_draws_nothing(swept):
     out, common, _, _ = swept
     shown = run("sweep.py", "-m", "edit=reweight", "weight=-2,4", "dry_run=true", *common)

@@ -51,6 +51,7 @@ def test_no_picture_is_encoded_twice(cell):
     assert sum(encoded) == photos + arms + parts and encoded.count(arms) == 1
 
 
+@pytest.mark.slow  # what else the machine does meanwhile counts
 @pytest.mark.weights
 def test_measuring_takes_less_than_15_percent_of_drawing_on_the_shipped_weights(tmp_path):
     """With 20 steps; the usual 50 leave measuring a smaller share still. The first cell also encodes the photos."""
