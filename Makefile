@@ -29,7 +29,7 @@ demo: $(STAMP) ## fine-tune tuki on the embedded model, edit it three ways, writ
 	$(RUN) -m likeness.study.overview outputs/demo --photos embedded:tuki
 	@echo "Open outputs/demo/report.html and outputs/demo/overview.png"
 
-test: $(STAMP) ## the tests (under 5 minutes on 2 cores)
+test: $(STAMP) ## the tests (about 5 minutes on 2 cores)
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(STAMP) ## every test, also the slow ones
