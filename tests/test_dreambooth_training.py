@@ -18,15 +18,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from likeness.dreambooth import is_finished, load_finetuned
 from likeness.dreambooth.card import write_card
 from likeness.dreambooth.observer import Observer
-from likeness.dreambooth.sampling import SampleGrid, draw
+from likeness.dreambooth.sampling import SampleGrid
 from likeness.dreambooth.setup import Run
 from likeness.dreambooth.storage import History
 from likeness.errors import InputError
 from likeness.models import ModelSource, load_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
-NOISE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
-PROMPT = ["photo of tuki man"]
 
 
 @contextlib.contextmanager
@@ -37,11 +35,6 @@ def global_hook(register, hook):
         yield
     finally:
         handle.remove()
-
-
-def picture(pipe) -> torch.Tensor:
-    image = draw(pipe, PROMPT, NOISE, 3, 3.0)[0]
-    return torch.tensor(list(image.tobytes())).float() / 255
 
 
 @pytest.fixture(scope="module")
@@ -380,28 +373,3 @@ def test_a_run_that_goes_on_tells_its_past_first(tmp_path):
     past = {event.step: event.values for event in events if event.kind == "past"}
     assert past == before and set(past) == {0, 1, 2, 3, 4}
     assert [event.kind for event in events[: len(past)]] == ["past"] * len(past)
-
-
-def test_samples_do_not_depend_on_the_pipelines_sampler():
-    from diffusers import PNDMScheduler
-
-    pipe = load_pipeline(tiny.source(tiny.root() / "model"))
-    wanted = picture(pipe)
-    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
-    assert torch.equal(picture(pipe), wanted) and isinstance(pipe.scheduler, PNDMScheduler)
-
-
-@pytest.mark.parametrize(("limit", "alone"), [(16, True), (32, False)], ids=["large", "small"])
-def test_large_pictures_are_decoded_one_by_one(limit, alone, tmp_path, monkeypatch):
-    from likeness.dreambooth import loop, sampling
-
-    monkeypatch.setattr(sampling, "DECODED_AT_ONCE", limit)
-    decoded, real = set(), loop.check_pipeline
-
-    def watch(pipe, run):
-        pipe.vae.decoder.register_forward_hook(lambda module, args, output: decoded.add(len(args[0])))
-        real(pipe, run)
-
-    monkeypatch.setattr(loop, "check_pipeline", watch)
-    tiny.train_tiny(tmp_path / "run", class_root=tmp_path / "class", num_train_steps=1, sample_every=1)
-    assert decoded and (decoded == {1}) is alone

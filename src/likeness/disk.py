@@ -16,11 +16,12 @@ from likeness.dreambooth import is_finished, storage
 from likeness.errors import InputError
 
 CHECKPOINTS, PICTURES = "checkpoints", "pictures"  # what can be freed
-SHARED = {  # folder of an output folder -> what it is
-    "class_images": "class pictures and caches of trainings, drawn once for all that ask for the same",
-    "cells": "cells: the results",
-    "runs": "reports, logs and pointers of commands",
-    "wandb": "W&B runs, uploaded or not",
+SHARED = {  # folder of an output folder -> what it is, and by which word it can be freed
+    "class_images": ("class pictures and caches of trainings, drawn once for all that ask for the same", None),
+    "cells": ("cells: the results", None),
+    "runs": ("reports, logs and pointers of commands", None),
+    "wandb": ("W&B runs, uploaded or not", None),
+    "pictures": ("plain pictures, drawn again where a further cell needs them", PICTURES),
 }
 
 
@@ -38,12 +39,9 @@ class Held:
 def held(out: Path) -> list[Held]:
     """Return what lies in an output folder, the models first; InputError where nothing of this program does."""
     found = [part for folder in sorted(out.glob("models/*/[!.]*")) if folder.is_dir() for part in _model(folder)]
-    for name, note in SHARED.items():
+    for name, (note, free) in SHARED.items():
         if (out / name).is_dir():
-            found.append(Held(name, (out / name,), size_of(out / name), note))
-    if (pictures := out / "pictures").is_dir():
-        note = "plain pictures, drawn again where a further cell needs them"
-        found.append(Held(PICTURES, (pictures,), size_of(pictures), note, PICTURES))
+            found.append(Held(name, (out / name,), size_of(out / name), note, free))
     if not found:
         raise InputError(f"{out} holds no models, cells or runs: give the folder that train.py and sweep.py write to.")
     return found

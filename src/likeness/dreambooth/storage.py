@@ -172,6 +172,18 @@ def write_folder(target: Path, fill: Callable[[Path], None], what: str) -> None:
         raise
 
 
+def swap(fresh: Path, target: Path, old: Path) -> None:
+    """Move a folder to its place, and what is there to `old`; whatever comes between, Ctrl-C too, that goes back."""
+    try:
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+
+
 def remove_leftovers(out: Path, finished: bool) -> None:
     """Delete what a killed run could not: half-written and replaced files; of a finished one also the ladder."""
     for place in (*([out / RUNGS] if finished else []), *out.glob(".*.old"), *out.glob(".*.partial")):
@@ -230,15 +242,9 @@ def _is_dict(value: Any) -> bool:
 
 def _replace_folder(fresh: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.old")
-    try:
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        fresh.rename(target)
-    except BaseException:  # Ctrl-C among them: the older one goes back
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    swap(fresh, target, old)
     shutil.rmtree(old, ignore_errors=True)  # also one that a kill between the two left
 
 

@@ -29,7 +29,7 @@ def train_command(sweep: Sweep, overrides: list[str]) -> str:
     """Return the train.py command that makes the model this cell edits."""
     groups = ("subject", "prior_class", "model", "method", "schedule")
     sweeping = [f"model.{name}" for name in place.SWEEPING]
-    names = {o: o.lstrip("+").split("=")[0] for o in overrides}
+    names = {o: environment.option_name(o) for o in overrides}
     kept = [o for o, name in names.items() if name.split(".")[0] in groups and name not in sweeping]
     if not any(o.startswith("subject=") for o in kept):
         kept.insert(0, f"subject={sweep.subject.name}")

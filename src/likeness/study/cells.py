@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from likeness.config import Sweep, slug
-from likeness.dreambooth.storage import read_json
+from likeness.dreambooth.storage import read_json, swap
 from likeness.errors import InputError
 from likeness.report.spreadsheet import write_rows
 from likeness.study.extensions import code_id, is_extension
@@ -146,14 +146,7 @@ class CellWriter:
             if is_done(self.folder) and not self.replace:
                 return
             old = self.part.with_name(f"{self.part.name}.old")
-            try:
-                if self.folder.exists():
-                    self.folder.rename(old)
-                self.part.rename(self.folder)
-            except BaseException:  # Ctrl-C among them: the older cell goes back
-                if old.exists() and not self.folder.exists():
-                    old.rename(self.folder)
-                raise
+            swap(self.part, self.folder, old)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -57,6 +57,11 @@ def hardware(device: str) -> dict[str, Any]:
     return {"name": platform.processor() or platform.machine(), "cuda": None, "threads": torch.get_num_threads()}
 
 
+def option_name(override: str) -> str:
+    """Return what an override of the command line names: "model.source" of "++model.source=/x"."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def entry_command(script: str, overrides: list[str]) -> str:
     """Return `python script override ...`, quoted for a shell."""
     return shlex.join(["python", script, *overrides])

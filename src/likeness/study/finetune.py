@@ -113,7 +113,7 @@ def edit_command(job: Job, overrides: Sequence[str]) -> str:
     folder = str(job.folder)
     kept = []
     for override in overrides:
-        name = override.lstrip("+").partition("=")[0]
+        name = environment.option_name(override)
         shared = name.partition(".")[0] in ("model", "subject", "out", "device", "logger")
         if shared and not decides_training(name, folder):
             kept.append(override)

@@ -12,6 +12,7 @@ from likeness import models
 from likeness.config import Sweep, Train
 from likeness.errors import InputError
 from likeness.study.edited import BASE, LOCATING, is_whole
+from likeness.study.environment import option_name
 from likeness.study.place import CHOSEN_FROM, SWEEPING, model_source
 
 
@@ -160,7 +161,7 @@ IDLE = (
 
 def refuse_idle(config: Train | Sweep, overrides: Sequence[str]) -> None:
     """Refuse options on the command line (Hydra's overrides) that do nothing with this configuration."""
-    told = {override.partition("=")[0].lstrip("+~"): override for override in overrides}
+    told = {option_name(override): override for override in overrides}
     if isinstance(config, Train) and config.subjects:
         _refuse_another_subject(config, told)
     if isinstance(config, Sweep) and config.finetuned is not None:
