@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-slow lint format reproduce evaluate-paperdoll bench bench-sd15 bench-train clean
+.PHONY: help setup demo test test-slow lint format reproduce evaluate-paperdoll bench bench-sd15 bench-train bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -58,6 +58,9 @@ bench-sd15: $(STAMP) ## the same at Stable Diffusion 1.5's dimensions; on a GPU:
 
 bench-train: $(STAMP) ## fine-tuning against an uncached loop; ARGS="--shape sd15 --memory" and the like
 	$(RUN) -m likeness.study.training_benchmark $(or $(ARGS),--entry train.py)
+
+bench-gpu: $(STAMP) ## fine-tuning on a GPU at Stable Diffusion 1.5's dimensions, every way: rates, memory, share of its peak
+	$(RUN) -m likeness.study.training_table --device cuda $(ARGS)
 
 clean: ## remove outputs/ (asks nothing)
 	rm -rf outputs

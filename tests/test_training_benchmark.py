@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from likeness.errors import InputError
 from likeness.study import training_benchmark as bench
-from likeness.study import training_turns
+from likeness.study import training_table, training_turns
 from likeness.study.training_arms import Case, Ours, Stopwatch, Uncached, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -30,8 +31,9 @@ def test_operations_are_counted_before_compilation_and_recording(monkeypatch):
     monkeypatch.setattr(training_turns, "matmul_flops_per_second", lambda device, dtype: 1e6)
     plain, compiled, recorded = torch.nn.Linear(10, 20), object(), object()
     loop = SimpleNamespace(unet=compiled, pipe=SimpleNamespace(unet=plain), recorded=recorded)
-    arm = SimpleNamespace(loop=loop, step=lambda: loop.recorded or loop.unet(torch.ones(5, 10)))
-    arm.settings, arm.device = SimpleNamespace(mixed_precision="no"), torch.device("cpu")
+    arm = Ours.__new__(Ours)
+    arm.loop, arm.device, arm.dtype = loop, torch.device("cpu"), torch.float32
+    arm.step = lambda: loop.recorded or loop.unet(torch.ones(5, 10))
     found = training_turns.matrix_share(arm, 0.01)
     assert found["share of matrix rate"] == pytest.approx(2 * 5 * 10 * 20 / 0.01 / 1e6)
     assert loop.unet is compiled and loop.recorded is recorded
@@ -58,6 +60,69 @@ def test_a_loop_that_ends_is_named(world):
     turn = training_turns.Turn("ours", Case(method="none"))
     with pytest.raises(SystemExit, match=r"training_turns ours .* ended with 1"):
         turn.ask("seconds", 1)
+
+
+def measured(group, rounds, steps):
+    return {
+        name: {"seconds": [0.25, 0.2, 0.5], "peak GB": 9.0, "share of matrix rate": 0.1, "asked": [rounds, steps]}
+        for name in group
+    }
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Every row at a made-up speed; return the groups that were measured."""
+    groups = []
+
+    def measure(group, rounds, steps):
+        groups.append(list(group))
+        return measured(group, rounds, steps)
+
+    monkeypatch.setattr(training_table, "measure", measure)
+    return groups
+
+
+def test_a_table_goes_on_with_the_rows_that_are_missing(tmp_path, asked, monkeypatch, capsys):
+    command = ["--device", "cpu", "--precision", "no", "--out", str(tmp_path / "new" / "table.json"), "--ways", "lora"]
+    training_table.main([*command, "4+4", "--at-once", "2"])
+    assert asked == [["lora scripts 4+4", "lora default 4+4"], ["lora gradient_checkpointing=true 4+4"]]
+    asked.clear(), capsys.readouterr()
+    training_table.main(command)
+    assert [name for group in asked for name in group] == [
+        "lora scripts 1+1",
+        "lora default 1+1",
+        "lora gradient_checkpointing=true 1+1",
+    ]
+    shown = capsys.readouterr().out
+    assert shown.count("| lora") == 6 and "| lora default | 4 + 4 | 4 (2 to 5) | 9.0 | 12 GB | 10% | 200 s |" in shown
+    asked.clear()
+    monkeypatch.setattr(training_table, "hardware", lambda device: {"name": "another chip"})
+    training_table.main(command)
+    assert len(asked) == 3, "figures of another chip are none of this one"
+    assert capsys.readouterr().out.count("| trained |") == 2
+
+
+def test_rows_that_a_cpu_lacks_and_rows_that_nobody_has(tmp_path, asked, capsys):
+    assert not any("compile" in name for name in training_table.rows("sd15", "no", "cpu", [1, 4], []))
+    assert len(training_table.rows("sd15", "bf16", "cuda", [1, 4], ["compile=true"])) == 4
+    with pytest.raises(InputError, match=r"no row holds 'compil' and 'qlora'; there are: full scripts 1\+1, "):
+        training_table.rows("sd15", "bf16", "cuda", [1], ["compil", "qlora"])
+    (tmp_path / "table.json").write_text("[]")
+    with pytest.raises(InputError, match=r"table\.json is no table of this benchmark"):
+        training_table.main(["--device", "cpu", "--precision", "no", "--out", str(tmp_path / "table.json")])
+    with pytest.raises(SystemExit):
+        training_table.main(["--at-once", "0"])
+    assert not asked
+
+
+@pytest.mark.slow
+def test_rows_are_timed_in_turns_in_processes_of_their_own(world):
+    group = {name: row for name, row in training_table.rows("paperdoll", "no", "cpu", [1], ["full"]).items()}
+    found = training_table.measure(group, rounds=2, steps=1)
+    assert list(found) == list(group)
+    for figures in found.values():
+        assert len(figures["seconds"]) == 2 and min(figures["seconds"]) > 0
+        assert figures["peak GB"] > 0.1 and 0 < figures["share of matrix rate"] < 1
 
 
 @pytest.mark.slow

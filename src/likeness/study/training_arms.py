@@ -7,7 +7,7 @@ embed the prompts, forward, backward, clip, step. Both draw rows, noise and time
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,21 @@ class Ours:
         self.gradients = self.loop.trained_from(0)
         pipe.unet.train()
         self.device, self.number = processes.device, 0
+        self.dtype = getattr(torch, PRECISION[case.precision])
 
     def step(self) -> None:
         self.loop.advance(self.number, self.gradients)
         self.number += 1
+
+    @contextmanager
+    def countable(self):
+        """Step with the UNet as it was before it was compiled or recorded, where a counter of operations sees none."""
+        loop = self.loop
+        timed, loop.unet, loop.recorded = (loop.unet, loop.recorded), loop.pipe.unet, None
+        try:
+            yield
+        finally:
+            loop.unet, loop.recorded = timed
 
 
 class Uncached:
@@ -166,6 +177,10 @@ class Uncached:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def countable(self):
+        """Nothing stands between its operations and a counter."""
+        return nullcontext()
 
     def _pick(self) -> Tensor:
         rows = [torch.randint(len(pictures), (self.case.batch,)) for pictures in (self.photos, self.classes)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -24,10 +23,9 @@ import torch
 from likeness.models import resolve_device
 from likeness.prompt_to_prompt.benchmark import interval
 from likeness.study.training_arms import ARMS, Case, start
-from likeness.study.training_turns import turns
+from likeness.study.training_turns import fits, held, turns
 
 BARS = {"speed-up": 1.35, "share outside": 0.05, "first step": 1.3, "memory": 1.0}
-CARDS = (8, 12, 16, 24)  # GB
 BARE = (
     "import hydra, torch, accelerate; from diffusers import DDPMScheduler, StableDiffusionPipeline; "
     "from transformers import CLIPTextModel, CLIPTokenizer"
@@ -37,7 +35,7 @@ FIRST_STEP = re.compile(rb"fine-tuning:[^\r\n]*\| *[1-9]\d*/")
 
 def compare(case: Case, pairs: int, steps: int) -> dict[str, Any]:
     """Time both loops in turns, each in a process of its own; return rates, the speed-up and the time around."""
-    with turns(case) as arms:
+    with turns({arm: (arm, case) for arm in ARMS}) as arms:
         for arm in arms.values():
             arm.ask("seconds", steps)  # warm up
         taken: dict[str, list[float]] = {name: [] for name in arms}
@@ -98,9 +96,7 @@ def hold(case: Case, arm: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         running = start(arm, case, Path(folder))
         running.step(), running.step()
-    if case.device.startswith("cuda"):
-        return torch.cuda.max_memory_reserved() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return held(running)
 
 
 def memory(case: Case) -> list[dict[str, Any]]:
@@ -112,11 +108,11 @@ def memory(case: Case) -> list[dict[str, Any]]:
         for checkpointing in (False, True):
             this = Case(**asdict(case) | {"method": method, "gradient_checkpointing": checkpointing})
             found = {arm: peak(this, arm) for arm in ARMS}
-            fits = next((f"{c} GB" for c in CARDS if found["ours"] and found["ours"] < 0.95 * c), "more")
-            rows.append({"method": method, "gradient_checkpointing": checkpointing, **found, "fits": fits})
+            card = fits(found["ours"])
+            rows.append({"method": method, "gradient_checkpointing": checkpointing, **found, "fits": card})
             shown = "".join(f"{'–' if v is None else f'{v:.2f}':>9}" for v in found.values())
             name = f"{method}, checkpointing {'on' if checkpointing else 'off'}"
-            print(f"{name:28}{shown}   {fits}", flush=True)
+            print(f"{name:28}{shown}   {card}", flush=True)
     return rows
 
 

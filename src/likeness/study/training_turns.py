@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,9 @@ from typing import Any
 
 import torch
 
-from likeness.dreambooth.settings import PRECISION
 from likeness.prompt_to_prompt.benchmark import interval
 from likeness.prompt_to_prompt.benchmark_models import matmul_flops_per_second
-from likeness.study.training_arms import ARMS, Case, Ours, Stopwatch, now, start
+from likeness.study.training_arms import Case, Ours, Stopwatch, now, start
 
 
 class Turn:
@@ -34,8 +34,16 @@ class Turn:
 
     def ask(self, what: str, *numbers: float) -> Any:
         """Return what a function of ASKED finds; SystemExit where the process has ended."""
+        self.send(what, *numbers)
+        return self.answer()
+
+    def send(self, what: str, *numbers: float) -> None:
+        """Have a function of ASKED called, and do not wait for it."""
         with suppress(BrokenPipeError):
             print(json.dumps([what, *numbers]), file=self.process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        """Wait for what was sent first; SystemExit where the process has ended."""
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"error: {' '.join(self.command)} ended with {self.process.wait()}; see above.")
@@ -43,9 +51,9 @@ class Turn:
 
 
 @contextmanager
-def turns(case: Case) -> Iterator[dict[str, Turn]]:
-    """Start a process for each loop; they end with the block."""
-    started = {arm: Turn(arm, case) for arm in ARMS}
+def turns(cases: dict[str, tuple[str, Case]]) -> Iterator[dict[str, Turn]]:
+    """Start a process for each loop and case, by their names; they end with the block."""
+    started = {name: Turn(arm, case) for name, (arm, case) in cases.items()}
     try:
         yield started
     finally:
@@ -73,26 +81,31 @@ def outside(arm: Ours, rounds: int, steps: int) -> dict[str, float]:
     return dict(zip(("median", "low", "high"), interval(shares), strict=True))
 
 
-def matrix_share(arm: Ours, step_seconds: float) -> dict[str, float]:
-    """Return the floating-point rate of a step of `step_seconds` and its share of the device's measured matrix rate.
-
-    Operations are counted with the UNet as it was before it was compiled or recorded, where the counter sees none.
-    """
+def matrix_share(arm: Any, step_seconds: float) -> dict[str, float]:
+    """Return the floating-point rate of a step of `step_seconds` and its share of the device's own matrix rate."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    loop = arm.loop
-    timed, loop.unet, loop.recorded = (loop.unet, loop.recorded), loop.pipe.unet, None
-    try:
-        with FlopCounterMode(display=False) as counter:
-            arm.step()
-    finally:
-        loop.unet, loop.recorded = timed
-    rate = matmul_flops_per_second(arm.device, getattr(torch, PRECISION[arm.settings.mixed_precision]))
+    with arm.countable(), FlopCounterMode(display=False) as counter:
+        arm.step()
+    rate = matmul_flops_per_second(arm.device, arm.dtype)
     flops = counter.get_total_flops() / step_seconds
     return {"TFLOP/s": flops / 1e12, "matrix TFLOP/s": rate / 1e12, "share of matrix rate": flops / rate}
 
 
-ASKED = {"seconds": seconds, "outside": outside, "matrix_share": matrix_share}
+def held(arm: Any) -> float:
+    """Return the most memory in GB that this process has held: the device's, or on a CPU its own."""
+    if arm.device.type == "cuda":
+        return torch.cuda.max_memory_reserved(arm.device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def fits(gigabytes: float | None) -> str:
+    """Return the smallest usual card with room for that much and its driver's own; None did not even run."""
+    return next((f"{card} GB" for card in CARDS if gigabytes and gigabytes < 0.95 * card), "more")
+
+
+ASKED = {"seconds": seconds, "outside": outside, "matrix_share": matrix_share, "held": held}
+CARDS = (8, 12, 16, 24)  # GB
 
 
 def main(arguments: list[str]) -> None:
