@@ -56,5 +56,34 @@ def attention_of(pipe, prompt, start, guidance, pixels):
     return torch.stack(kept).mean(0)
 
 
+def tiny_xl(tiny_sd):
+    """A StableDiffusionXLPipeline of random weights, with autoencoder and tokenizer of the tiny one."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=(2, 4),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64, transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
+    )  # fmt: skip
+    config = CLIPTextConfig(
+        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, projection_dim=32
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer")
+    pipe = StableDiffusionXLPipeline(
+        vae=AutoencoderKL.from_pretrained(tiny_sd / "vae"), text_encoder=CLIPTextModel(config), tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(config), tokenizer_2=tokenizer, unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    for module in unet.modules():
+        if hasattr(module, "to_q"):
+            module.to_q.weight.data *= 6
+            module.to_v.weight.data *= 6
+    return pipe
+
+
 def close(a, b, atol=5e-4):  # latents of this random model reach 20
     torch.testing.assert_close(a, b, atol=atol, rtol=0)

@@ -109,17 +109,23 @@ def test_what_is_not_there_is_named(project, override, message):
         cell(project, "edit=fade", override)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/prompt_to_prompt.md"])
-def test_the_library_examples_run_as_they_stand(page, monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "section", "pictures"),
+    [
+        ("README.md", "Use it as a library", 2),
+        ("docs/prompt_to_prompt.md", "Use it as a library", 4),
+        ("docs/prompt_to_prompt.md", "Edit a photo", 1),
+    ],
+)
+def test_the_library_examples_run_as_they_stand(page, section, pictures, monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = (ROOT / page).read_text(encoding="utf-8").split("## Use it as a library")[1]
+    text = (ROOT / page).read_text(encoding="utf-8").split(f"## {section}\n")[1]
     code = re.search(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
-    assert code.count("num_inference_steps=50") == 1
+    assert "num_inference_steps=50" in code
     names = {}
     exec(code.replace("num_inference_steps=50", "num_inference_steps=4"), names)
     groups = names["p2p"].split(names["images"])
-    assert len(groups) == 1 + len(names["edits"])
-    assert all(len(group) == len(names["noise"]) for group in groups)
+    assert [len(group) for group in groups] == [pictures] * (1 + len(names["edits"]))
     assert not names["p2p"].notices
 
 

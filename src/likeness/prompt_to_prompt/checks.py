@@ -84,6 +84,33 @@ def check_scheduler(scheduler: Any) -> None:
         )
 
 
+def check_alone(pipe: Any) -> None:
+    """Raise ValueError inside another context of this UNet: two would take each other's processors for its own."""
+    hooks = pipe.unet._forward_pre_hooks.values()
+    if any(type(getattr(hook, "__self__", None)).__name__ == "PromptToPrompt" for hook in hooks):
+        raise ValueError(
+            "Prompt-to-Prompt is active on this pipeline's UNet already: leave that context before entering another, "
+            "or give all edits to one."
+        )
+
+
+def check_ddim(scheduler: Any) -> None:
+    """Raise ValueError unless this sampler can be gone backwards: DDIM, with steps at equal distances."""
+    if type(scheduler).__name__ != "DDIMScheduler":
+        raise ValueError(
+            f"{type(scheduler).__name__} cannot invert photos; set pipe.scheduler to a DDIMScheduler, with "
+            "clip_sample=False (DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False))."
+        )
+    for name in ("clip_sample", "thresholding", "rescale_betas_zero_snr"):
+        if scheduler.config[name]:
+            raise ValueError(f"a DDIMScheduler with {name}={scheduler.config[name]} cannot invert photos: set False.")
+    if scheduler.config.timestep_spacing != "leading":
+        raise ValueError(
+            f"a DDIMScheduler with timestep_spacing={scheduler.config.timestep_spacing!r} cannot invert photos: set "
+            "'leading'."
+        )
+
+
 def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
     """Raise ValueError for a prompt that the pipeline rewrites: a textual inversion of several vectors."""
     for prompt in prompts:

@@ -19,6 +19,7 @@ from likeness.prompt_to_prompt.blend import LocalBlend, compile_blend, mix
 from likeness.prompt_to_prompt.checks import (
     NO_GUIDANCE,
     PromptToPromptWarning,
+    check_alone,
     check_edits,
     check_given,
     check_pipeline,
@@ -30,6 +31,7 @@ from likeness.prompt_to_prompt.checks import (
 )
 from likeness.prompt_to_prompt.control import Control
 from likeness.prompt_to_prompt.edits import Edit, compile_edit, target_of
+from likeness.prompt_to_prompt.inversion import Inversion
 from likeness.prompt_to_prompt.layers import attention_layers, attention_modules, pixels, recorded_layers
 from likeness.prompt_to_prompt.maps import AttentionMaps, Masks
 from likeness.prompt_to_prompt.processor import EditedAttention
@@ -44,7 +46,7 @@ class PromptToPrompt:
 
     def __init__(self, pipe: Any, prompts: list[str], edits: list[Edit], options: dict[str, Any]) -> None:
         self.pipe, self.prompts, self.edits, self.options = pipe, prompts, edits, options
-        self.behaviour = options["behaviour"]
+        self.behaviour, self.inversion = options["behaviour"], options["inversion"]
         self.tokenizer = RememberingTokenizer(pipe.tokenizer)
         self.notices: list[str] = []
         self._warned: set[str] = set()
@@ -82,11 +84,16 @@ class PromptToPrompt:
             given["negative_prompt"] = [negative] * len(self.prompts)
         return given
 
-    def latents(self, latents: Tensor) -> Tensor:
+    def latents(self, latents: Tensor | None = None) -> Tensor:
         """Repeat the noise (images, c, h, w) of every image for source and targets, on the pipeline's device.
 
         Rows come out as the pipeline wants them: all images of the source, then all of the first target, ...
+        None means the noise of the inverted photos.
         """
+        if latents is None:
+            if self.inversion is None:
+                raise ValueError("give the noise of each image, p2p.latents(noise): only inverted photos have theirs.")
+            latents = self.inversion.noise
         if len(latents) != self.options["images_per_prompt"]:
             raise ValueError(
                 f"latents hold the noise of {len(latents)} images, images_per_prompt is "
@@ -163,6 +170,8 @@ class PromptToPrompt:
                 "source and targets start from different noise, so nothing can be kept: pass "
                 "latents=p2p.latents(noise), with the noise of each image."
             )
+        if self.inversion is not None:
+            self.inversion.check(self.pipe.scheduler, noise[0])
         self._compile(self.pipe.scheduler.num_inference_steps, evaluations, sample.device)
         size = tuple(sample.shape[-2:])
         layers_of = "corrected" if self.control.blender is None else self.behaviour  # the reference's are its blend's
@@ -190,6 +199,8 @@ class PromptToPrompt:
             )
         self._awaited = False
         latents = given["latents"]
+        if self.inversion is not None:
+            latents = self.inversion.held(latents, step)
         if control.blender is not None and step >= control.blender.first_step:
             masks = control.blender.masks(control.averaged(), tuple(latents.shape[-2:]))
             control.masks.append(masks)
@@ -228,7 +239,8 @@ class PromptToPrompt:
             self._sharing = None
         if scheduler is not None and solver.draws_noise(scheduler):
             self._sharing = scheduler, vars(scheduler).get("step")
-            scheduler.step = solver.with_shared_noise(scheduler.step, len(self.prompts))
+            drawn = self.inversion is None
+            scheduler.step = solver.with_shared_noise(scheduler.step, len(self.prompts), drawn)
 
     def _restore(self) -> None:
         self._swap(())
@@ -261,6 +273,7 @@ def prompt_to_prompt(
     negative_prompt: str | None = None,
     self_replace_resolution: int | None = None,
     num_inference_steps: int | None = None,
+    inversion: Inversion | None = None,
     callback_on_step_end: Callable[..., dict[str, Tensor]] | None = None,
 ) -> Iterator[PromptToPrompt]:
     """Attach Prompt-to-Prompt to a StableDiffusionPipeline or StableDiffusionXLPipeline (Hertz et al. 2022).
@@ -269,7 +282,7 @@ def prompt_to_prompt(
     it draws the source and every target, image by image from the same noise. Self-attention is injected in maps of
     at most `self_replace_resolution` squared pixels, whatever their shape; None means a quarter of the latents'
     pixels, half their side (16 and 32 in the reference behaviours). `num_inference_steps` only lets windows be
-    checked before sampling.
+    checked before sampling. With an `inversion`, the source is its photos instead of pictures that are drawn.
 
     Raises ValueError for a word that is not in its prompt, an edit that does nothing, prompts Replace cannot
     pair, a pipeline it does not know, and a pipeline call without `p2p.inputs`.
@@ -280,13 +293,15 @@ def prompt_to_prompt(
     if self_replace_resolution is not None and self_replace_resolution < 1:
         raise ValueError(f"self_replace_resolution={self_replace_resolution}: expected a side of at least 1.")
     check_pipeline(pipe)
-    _check_alone(pipe)
+    check_alone(pipe)
     options = {
         "behaviour": behaviour, "local_blend": local_blend, "store_attention": store_attention,
         "images_per_prompt": images_per_prompt, "negative_prompt": negative_prompt,
         "self_replace_resolution": self_replace_resolution, "num_inference_steps": num_inference_steps,
-        "callback_on_step_end": callback_on_step_end,
+        "inversion": inversion, "callback_on_step_end": callback_on_step_end,
     }  # fmt: skip
+    if inversion is not None:
+        options["images_per_prompt"] = inversion.images(source_prompt, images_per_prompt)
     prompts = [source_prompt, *(target_of(edit, source_prompt) for edit in edits)]
     check_prompts(pipe, prompts)
     p2p = PromptToPrompt(pipe, prompts, list(edits), options)
@@ -297,16 +312,6 @@ def prompt_to_prompt(
     finally:
         hook.remove()
         p2p._close()
-
-
-def _check_alone(pipe: Any) -> None:
-    """Raise ValueError inside another context of this UNet: two would take each other's processors for its own."""
-    hooks = pipe.unet._forward_pre_hooks.values()
-    if any(isinstance(getattr(hook, "__self__", None), PromptToPrompt) for hook in hooks):
-        raise ValueError(
-            "Prompt-to-Prompt is active on this pipeline's UNet already: leave that context before entering another, "
-            "or give all edits to one."
-        )
 
 
 def seeded_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

@@ -46,15 +46,17 @@ def draws_noise(scheduler: Any) -> bool:
     return "eta" in inspect.signature(scheduler.step).parameters
 
 
-def with_shared_noise(step: Callable[..., Any], prompts: int) -> Callable[..., Any]:
+def with_shared_noise(step: Callable[..., Any], prompts: int, drawn: bool = True) -> Callable[..., Any]:
     """Return DDIM's `step` drawing one noise per image, not one per row (prompt, image), where eta > 0.
 
     The noise is that of a plain sampling of the images with the same generator; of a list of generators, one per
-    row, those of the source draw.
+    row, those of the source draw. A source that is not `drawn` but a photo has no such noise: ValueError.
     """
 
     @wraps(step)  # pipelines look at its parameters
     def shared(model_output: Tensor, timestep: Any, sample: Tensor, eta: float = 0.0, **options: Any) -> Any:
+        if eta > 0 and not drawn:
+            raise ValueError(f"eta={eta:g} draws noise, which an inverted photo does not hold: leave it out.")
         if eta > 0 and options.get("variance_noise") is None:
             images = len(model_output) // prompts
             generator = options.pop("generator", None)
