@@ -1,5 +1,6 @@
 """Ctrl-C: one line, exit code 130, nothing that is saved is harmed, and the same command goes on."""
 
+import functools
 import os
 import re
 import signal
@@ -134,8 +135,16 @@ def test_a_cell_that_is_stopped_is_no_failure_and_counts_for_no_progress(out, mo
 
 def stop_when(said: str, command: list[str]) -> tuple[int, str, str]:
     """Start a command and send it SIGINT once it says so; return its exit code, stdout and stderr."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, text=True, env=dict(os.environ), **streams)
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "cwd": ROOT,
+        "text": True,
+        "env": dict(os.environ),
+    }
+    # These tests may be children of a shell's background job, which ignores SIGINT and hands that down.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, *command], preexec_fn=heard, **options)
     lines: dict[str, list[str]] = {"out": [], "err": []}
 
     def read(name: str, stream) -> None:

@@ -228,6 +228,7 @@ class Sweep(_Common):
     weight: float | None = None
     source_prompt: str | None = None
     target_prompt: str | None = None
+    photo: str | None = None  # edit this photo: one of the subject's, by name or number, or a file
     show_attention: bool = False
     dry_run: bool = False
     overwrite: bool = False
@@ -285,6 +286,11 @@ def to_sweep(cfg: DictConfig) -> Sweep:
     if edit.blend is not None:
         _complete(edit.blend, sweep.model)
     one_of("sampler.scheduler", sweep.sampler.scheduler, SCHEDULERS)
+    if sweep.photo is not None and sweep.sampler.scheduler != "ddim":
+        raise InputError(
+            f"photo={sweep.photo} is inverted with DDIM, and sampler.scheduler is {sweep.sampler.scheduler}: use "
+            "sampler=ddim."
+        )
     if sweep.sampler.num_inference_steps < 1:
         raise InputError("sampler.num_inference_steps must be at least 1.")
     if sweep.sampler.negative_prompt and sweep.sampler.guidance_scale <= 1:

@@ -21,7 +21,7 @@ from likeness.study import cells, edited
 from likeness.study.cell import redraw
 
 ARMS = cells.ARMS
-DECIDING = ("weights", "data", "dtype", "device", "hardware", "environment")  # parts of a record
+DECIDING = ("weights", "data", "photo", "dtype", "device", "hardware", "environment")  # parts of a record
 
 
 def replay(folder: Path, keep: Path | None = None) -> dict[str, Any]:

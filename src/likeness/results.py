@@ -12,6 +12,7 @@ from pathlib import Path
 
 from likeness.errors import InputError
 from likeness.metrics.statistics import holm
+from likeness.report.by_photo import together
 from likeness.report.comparisons import OVER, as_markdown, escaped
 from likeness.report.effects import effects, effects_table, structure_verdict
 from likeness.report.folders import cells_under
@@ -51,18 +52,20 @@ def _some(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def markdown(cells: Sequence[CellResult]) -> str:
     """Return two Markdown tables for cells measured alike: one row per cell, and what is pooled over them.
 
-    The first has success, LPIPS and its paired difference; p-values are corrected over each table (Holm).
+    The first has success, LPIPS and its paired difference, an edit of several photos being one row; p-values are
+    corrected over each table (Holm).
     """
     parts = []
     cells = told_apart(cells)
     for backbones, members in measured_alike(cells).items():
-        corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in members])
+        rows = together(members)
+        corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in rows])
         lines = [
             "| subject | edit | asked | n | edit happened with / without | LPIPS to source with / without "
             "| difference [95 %] | p (Holm) | head moved, px with / without |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
-        for cell, p in zip(members, corrected, strict=True):
+        for cell, p in zip(rows, corrected, strict=True):
             lines.append(
                 f"| {escaped(cell.axes['subject'])} | {escaped(cell.axes['edit'])} | {escaped(cell.label)} "
                 f"| {cell.summary['n']} | {success(cell)} | {arms(cell, 'lpips', 3)} "

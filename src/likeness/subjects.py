@@ -5,6 +5,7 @@ DreamBooth (Ruiz et al. 2023, sec. 3.2-3.3). Knows no training loop; torch is im
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -68,6 +69,12 @@ def find_photos(folder: str | Path, *, resolution: int | None = None) -> list[Ph
     sizes, thumbnails = _inspect(folder, images)
     _warn_about(images, sizes, thumbnails, resolution)
     return [Photo(image, _caption(image)) for image in images]
+
+
+def photo_at(path: Path) -> Photo:
+    """Return one photo with its caption; InputError where the file is no picture, or a very small one."""
+    _inspect(path.parent, [path])
+    return Photo(path, _caption(path))
 
 
 def open_photo(path: Path) -> Image.Image:
@@ -286,10 +293,10 @@ def _inspect(folder: Path, images: list[Path]) -> tuple[list[tuple[int, int]], l
     sizes, thumbnails, unreadable = [], [], []
     for image in images:
         try:
-            with Image.open(image) as opened:
-                sizes.append(opened.size)
-                opened.draft("RGB", (256, 256))
-                thumbnails.append(opened.convert("RGB").resize((24, 24)).tobytes())
+            stat = image.stat()
+            size, thumbnail = _decoded(image, stat.st_size, stat.st_mtime_ns)
+            sizes.append(size)
+            thumbnails.append(thumbnail)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             unreadable.append(f"{image.name} ({str(error).splitlines()[0][:80]})")
     if unreadable:
@@ -298,6 +305,15 @@ def _inspect(folder: Path, images: list[Path]) -> tuple[list[tuple[int, int]], l
     if tiny:
         raise InputError(f"photo folder {folder}: under {SMALLEST_SIDE} pixels: {', '.join(tiny)}. Remove them.")
     return sizes, thumbnails
+
+
+@functools.lru_cache(maxsize=4096)
+def _decoded(image: Path, file_size: int, changed: int) -> tuple[tuple[int, int], bytes]:
+    """Return a photo's size and a thumbnail; decoded once per process, as long as the file stays as it is."""
+    with Image.open(image) as opened:
+        size = opened.size
+        opened.draft("RGB", (256, 256))
+        return size, opened.convert("RGB").resize((24, 24)).tobytes()
 
 
 def _warn_about(

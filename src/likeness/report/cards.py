@@ -96,6 +96,7 @@ def facets(cell: CellResult) -> dict[str, str]:
         "addition",
         "word",
         "weight",
+        "photo",
         "method",
         "schedule",
         "model",

@@ -14,7 +14,7 @@ from likeness.metrics.statistics import paired
 from likeness.report.folders import FAILED
 from likeness.report.spreadsheet import read_rows
 
-AXES = ("style", "scene", "target", "addition", "word", "weight")
+AXES = ("style", "scene", "target", "addition", "word", "weight", "photo")
 LEFT_NOTHING = (
     "left nothing: it is still running, never began, or was killed or timed out; "
     "the same command draws it again once it has ended"
@@ -204,7 +204,8 @@ def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, 
 
 def source_of(cell: CellResult) -> tuple[str, ...]:
     """Return what a cell's source pictures are drawn from, beside their seeds."""
-    return cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"]
+    drawn_by = (cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"])
+    return (*drawn_by, str(cell.record.get("photo")))
 
 
 def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from likeness.report.by_photo import together
 from likeness.report.metric_names import interval
 from likeness.report.records import CellResult, Failed, count_pairs, count_sources, measured_alike, pooled
 from likeness.report.varying import told_apart
@@ -13,7 +14,7 @@ NARROWEST = 140  # columns, where the output is no terminal
 
 
 def print_table(done: Sequence[CellResult], failed: Sequence[Failed] = ()) -> None:
-    """Print every cell's edit success and paired differences; failed cells get a line of their own."""
+    """Print every cell's edit success and paired differences, an edit of several photos as one; failed cells last."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -26,7 +27,7 @@ def print_table(done: Sequence[CellResult], failed: Sequence[Failed] = ()) -> No
     present = [name for name in SHOWN if any(cell.difference(name) for cell in done)]
     for name in present:
         table.add_column(f"{SHOWN[name]}\nmean [95 %]", justify="right")
-    for cell in told_apart(done):
+    for cell in together(told_apart(done)):
         axes = cell.axes
         differences = [interval(name, cell.difference(name)) for name in present]
         texts = (axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)

@@ -16,7 +16,7 @@ from likeness import models
 from likeness.config import AXES, Sweep, to_plain, train_of
 from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
-from likeness.study import cells, edited, environment, failures, place, progress
+from likeness.study import cells, edited, environment, failures, photo, place, progress
 from likeness.study.idle import refuse_idle
 from likeness.study.notices import plan_notices
 from likeness.study.plan import EditPlan, plan_edit
@@ -50,7 +50,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
 
         with _p2p_errors_are_ours():
             refuse_idle(sweep, overrides)
-            sweep = edited.settled(sweep)
+            sweep = photo.settled(edited.settled(sweep))
             dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
         return None
     keep_freed_memory()
@@ -93,7 +93,7 @@ def _prepare(sweep: Sweep, run_dir: Path, overrides: list[str]) -> _Cell:
     from likeness import metrics
 
     refuse_idle(sweep, overrides)
-    sweep = edited.settled(sweep)
+    sweep = photo.settled(edited.settled(sweep))
     plan = plan_edit(sweep)
     edited.check_base(sweep)
     metrics.check_available(sweep.metrics.name, lpips_net=sweep.metrics.lpips_net, subject=True)
@@ -153,7 +153,8 @@ class _Cell:
         self.dtype = models.resolve_dtype(sweep.model.dtype, self.device)
         self.suite = measure.suite_for(sweep, self.device)
         self.weights = model.weights()
-        identity = cells.cell_identity(sweep, plan, self.weights, self.dtype, self.suite.backbones)
+        self.photo = photo.content_id(sweep)
+        identity = cells.cell_identity(sweep, plan, self.weights, self.dtype, self.suite.backbones, self.photo)
         self.hash = place.short_hash(identity)
         self.folder = Path(sweep.out) / "cells" / cells.cell_name(sweep, plan, identity)
 
@@ -167,7 +168,7 @@ class _Cell:
             "schedule": sweep.schedule.name,
             "edit": sweep.edit.name,
             "operator": plan.operator,
-            **{axis: plan.axes.get(axis) for axis in AXES},
+            **{axis: plan.axes.get(axis) for axis in (*AXES, "photo")},
         }
         return {
             "format": cells.FORMAT,
@@ -180,6 +181,7 @@ class _Cell:
             "target_prompt": plan.target_prompt,
             "instance": f"{sweep.subject.identifier} {sweep.subject.class_word}",
             "seeds": sweep.seeds,
+            "photo": self.photo,
             "sampler": asdict(sweep.sampler),
             "edit": asdict(sweep.edit),
             "backbones": self.suite.backbones,
@@ -242,6 +244,8 @@ class _Cell:
             "resolution": self.sweep.model.resolution,
             "sampler": asdict(self.sweep.sampler) | {"name": None},
         }
+        if self.photo is not None:  # "without" starts from its noise, which depends on what it was inverted as
+            key["photo"] = [self.photo, self.plan.source_prompt]
         return PictureCache(Path(self.sweep.out) / "pictures", key, fresh=self.sweep.overwrite)
 
     def _track(self, run_dir: Path, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:

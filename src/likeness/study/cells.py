@@ -28,8 +28,10 @@ FORMAT = 1
 ARMS = ("source", "without", "with")
 
 
-def cell_identity(sweep: Sweep, plan: EditPlan, weights: str, dtype: str, backbones: dict[str, str]) -> dict[str, Any]:
-    """Return everything that decides the pictures and numbers of a cell, ready for JSON."""
+def cell_identity(
+    sweep: Sweep, plan: EditPlan, weights: str, dtype: str, backbones: dict[str, str], photo: str | None = None
+) -> dict[str, Any]:
+    """Return everything that decides the pictures and numbers of a cell, ready for JSON (`photo`: its hash)."""
     edit = asdict(sweep.edit)
     for name in ("name", "uses", "values", "phrases", "source"):
         edit.pop(name)  # how the prompts were made, not what they are
@@ -44,6 +46,7 @@ def cell_identity(sweep: Sweep, plan: EditPlan, weights: str, dtype: str, backbo
         "seeds": sweep.seeds,
         "backbones": backbones,
         "show_attention": sweep.show_attention,
+        **({} if photo is None else {"photo": photo}),
         **({"operator": code_id(plan.operator)} if is_extension(plan.operator) else {}),
     }
 

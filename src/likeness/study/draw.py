@@ -7,9 +7,10 @@ import sys
 import time
 import uuid
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from PIL import Image
 
 from likeness.config import Sampler, Sweep
 from likeness.errors import InputError
-from likeness.study import progress
+from likeness.study import photo, progress
 from likeness.study.edited import Edited
 from likeness.study.edits import build_edit, local_blend
 from likeness.study.place import short_hash
 from likeness.study.plan import EditPlan
+from likeness.subjects import load_photos
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # of config.SCHEDULERS
     "ddim": ("DDIMScheduler", {"clip_sample": False}),  # clips latents where the model's own solver does not say
@@ -97,24 +99,49 @@ class PictureCache:
             ) from error
 
 
+class Start(NamedTuple):
+    """What the arms of some seeds are drawn from: noise (seeds, c, h, w); of a photo also its way from there."""
+
+    seeds: list[int]
+    noise: torch.Tensor
+    inversion: Any = None
+
+
 def draw_cell(pipe, sweep: Sweep, plan: EditPlan, cache: PictureCache) -> Drawn:
     """Draw every seed's source, without and with; plain pictures found in the cache are not drawn again."""
     set_scheduler(pipe, sweep.sampler)
     drawn = Drawn({"source": [], "without": [], "with": []}, {"draw": 0.0, "decode": 0.0})
-    per_call = max(1, sweep.model.seeds_per_call)
-    for start in range(0, len(sweep.seeds), per_call):
-        seeds = sweep.seeds[start : start + per_call]
-        source, edited = _edited(pipe, sweep, plan, seeds, drawn)
+    for start in _starts(pipe, sweep, plan, drawn):
+        source, edited = _edited(pipe, sweep, plan, start, drawn)
         drawn.pictures["source"] += source
         drawn.pictures["with"] += edited
-        for seed, picture in zip(seeds, source, strict=True):
-            cache.write(plan.source_prompt, seed, picture)
-        drawn.pictures["without"] += _plain(pipe, sweep, plan.target_prompt, seeds, cache, drawn)
+        if start.inversion is None:  # or it is the photo, which is not what its noise and prompt alone would draw
+            for seed, picture in zip(start.seeds, source, strict=True):
+                cache.write(plan.source_prompt, seed, picture)
+        drawn.pictures["without"] += _plain(pipe, sweep, plan.target_prompt, start, cache, drawn)
     return drawn
 
 
-def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
-    from likeness.prompt_to_prompt import PromptToPromptWarning, prompt_to_prompt, seeded_latents
+def _starts(pipe, sweep: Sweep, plan: EditPlan, drawn: Drawn) -> Iterator[Start]:
+    """Yield what is drawn in one call each: as many seeds as the model takes at once, or the inverted photo."""
+    from likeness.prompt_to_prompt import invert, seeded_latents
+
+    shape = latent_shape(pipe, sweep.model.resolution)
+    if sweep.photo is not None:
+        started = time.perf_counter()
+        pixels = load_photos([photo.find(sweep)], shape[1] * pipe.vae_scale_factor)
+        inversion = invert(pipe, pixels, plan.source_prompt, num_inference_steps=sweep.sampler.num_inference_steps)
+        drawn.timing["draw"] += time.perf_counter() - started
+        yield Start(sweep.seeds, inversion.noise, inversion)
+        return
+    per_call = max(1, sweep.model.seeds_per_call)
+    for first in range(0, len(sweep.seeds), per_call):
+        seeds = sweep.seeds[first : first + per_call]
+        yield Start(seeds, seeded_latents(seeds, shape))
+
+
+def _edited(pipe, sweep: Sweep, plan: EditPlan, start: Start, drawn: Drawn):
+    from likeness.prompt_to_prompt import PromptToPromptWarning, prompt_to_prompt
 
     started = time.perf_counter()
     with (
@@ -126,35 +153,34 @@ def _edited(pipe, sweep: Sweep, plan: EditPlan, seeds: list[int], drawn: Drawn):
             behaviour=sweep.edit.behaviour,
             local_blend=local_blend(plan, sweep.edit),
             store_attention=sweep.show_attention,
-            images_per_prompt=len(seeds),
+            images_per_prompt=len(start.seeds),
             negative_prompt=sweep.sampler.negative_prompt,
             self_replace_resolution=sweep.edit.self_replace_resolution,
             num_inference_steps=sweep.sampler.num_inference_steps,
+            inversion=start.inversion,
         ) as p2p,
     ):
         latents = pipe(
             **p2p.inputs,
-            latents=p2p.latents(seeded_latents(seeds, latent_shape(pipe, sweep.model.resolution))),
+            latents=p2p.latents(start.noise),
             num_inference_steps=sweep.sampler.num_inference_steps,
             guidance_scale=sweep.sampler.guidance_scale,
             output_type="latent",
         ).images
     drawn.timing["draw"] += time.perf_counter() - started
-    drawn.count += 2 * len(seeds)
+    drawn.count += 2 * len(start.seeds)
     drawn.notices += [n for n in p2p.notices if n not in drawn.notices]
     source, edited = p2p.split(_decode(pipe, latents, drawn))
-    _keep_extras(p2p, sweep, plan, seeds, source, edited, drawn)
+    _keep_extras(p2p, sweep, plan, start.seeds, source, edited, drawn)
     return source, edited
 
 
-def _plain(pipe, sweep: Sweep, prompt: str, seeds: list[int], cache: PictureCache, drawn: Drawn):
-    from likeness.prompt_to_prompt import seeded_latents
-
-    found = {seed: cache.read(prompt, seed) for seed in seeds}
-    missing = [seed for seed in seeds if found[seed] is None]
+def _plain(pipe, sweep: Sweep, prompt: str, start: Start, cache: PictureCache, drawn: Drawn):
+    found = {seed: cache.read(prompt, seed) for seed in start.seeds}
+    missing = [seed for seed in start.seeds if found[seed] is None]
     if missing:
         started = time.perf_counter()
-        latents = seeded_latents(missing, latent_shape(pipe, sweep.model.resolution))
+        latents = start.noise[[seed in missing for seed in start.seeds]]
         negative = sweep.sampler.negative_prompt
         latents = pipe(
             [prompt] * len(missing),
@@ -169,7 +195,7 @@ def _plain(pipe, sweep: Sweep, prompt: str, seeds: list[int], cache: PictureCach
         for seed, picture in zip(missing, _decode(pipe, latents, drawn), strict=True):
             found[seed] = picture
             cache.write(prompt, seed, picture)
-    return [found[seed] for seed in seeds]
+    return [found[seed] for seed in start.seeds]
 
 
 def latent_shape(pipe, resolution: int | None) -> tuple[int, int, int]:

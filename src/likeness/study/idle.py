@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from likeness import models
-from likeness.config import Sweep, Train
+from likeness.config import Subject, Sweep, Train
 from likeness.errors import InputError
 from likeness.study.edited import BASE, LOCATING, is_whole
 from likeness.study.environment import option_name
@@ -50,6 +50,10 @@ def _trains_elsewhere(config: Train | Sweep) -> bool:
     """Say whether this very command trains without a GPU; a sweep may name a model that was trained on one."""
     trains = isinstance(config, Train) and not config.dry_run
     return trains and not models.resolve_device(config.device).startswith("cuda")
+
+
+def _of_a_photo(config: Train | Sweep) -> bool:
+    return isinstance(config, Sweep) and config.photo is not None
 
 
 def _kind_of_model(config: Train | Sweep) -> str:
@@ -137,6 +141,13 @@ IDLE = (
         _nothing_is_sampled,
         "sample_every=0 and no ladder",
         "leave it out, or give sample_every a number of steps",
+    ),
+    Idle(("seeds",), lambda c: _of_a_photo(c) and c.seeds != [0], "photo, which is one", LEAVE),
+    Idle(
+        ("edit.source", *(f"subject.prompts.{name}" for name in Subject().prompts)),
+        _of_a_photo,
+        "photo, whose caption is the source prompt",
+        "use edit=custom with a source_prompt",
     ),
     Idle(
         ("logger.project", "logger.entity"),

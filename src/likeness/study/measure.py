@@ -119,7 +119,8 @@ def write_cell(writer: CellWriter, record: dict[str, Any], drawn, measured: Meas
     }
     if drawn.masks:
         shown["where LocalBlend let the edit through"] = list(drawn.masks.values())
-    grid = make_grid(list(shown.values()), list(shown), [f"seed {seed}" for seed in seeds])
+    columns = [f"photo {axes['photo']}"] if axes.get("photo") else [f"seed {seed}" for seed in seeds]
+    grid = make_grid(list(shown.values()), list(shown), columns)
     if "attention.png" in drawn.attention:
         grid = stack([grid, drawn.attention["attention.png"]])
     writer.image("grid.png", grid)

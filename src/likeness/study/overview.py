@@ -12,6 +12,7 @@ from PIL import Image
 
 from likeness.config import Subject
 from likeness.errors import InputError
+from likeness.report.by_photo import grouped, together
 from likeness.report.grid import make_grid
 from likeness.report.records import CellResult, read_cells
 from likeness.report.varying import told_apart
@@ -24,12 +25,16 @@ ARMS = {"source": "source", "without": "re-prompting, same seed", "with": "Promp
 
 
 def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Path:
-    """Draw the figure from what a sweep's run folder points at, `seeds` seeds of every cell; None: without photos."""
+    """Draw the figure from what a sweep's run folder points at, `seeds` seeds of every cell; None: without photos.
+
+    Of an edit of several photos as many photos are shown, taken evenly.
+    """
     cells, _ = read_cells(cells_of(run_dir))
     if not cells:
         raise InputError(f"{run_dir} points at no finished cell: run sweep.py first.")
-    cells = told_apart(cells)
-    seeds = min(seeds, *(len(cell.record["seeds"]) for cell in cells))
+    groups = grouped(told_apart(cells))
+    drawn = [[(cell, seed) for cell in members for seed in cell.record["seeds"]] for members in groups]
+    seeds = min(seeds, *map(len, drawn))
     columns = len(ARMS) * seeds
     rows, labels = [], []
     if photos is not None:
@@ -37,9 +42,10 @@ def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Pa
         paths = [photo.path for photo in place.photos_of(Subject(name=subject, photos=photos))]
         rows.append([Image.open(path) for path in paths[:: max(1, len(paths) // columns)][:columns]])
         labels.append(f"photos of {subject}")
-    for cell in cells:
-        rows.append([_picture(cell, seed, arm) for seed in cell.record["seeds"][:seeds] for arm in ARMS])
-        labels.append(_label(cell))
+    for members, pictures in zip(groups, drawn, strict=True):
+        apart = len(pictures) // seeds if len(members) > 1 else 1
+        rows.append([_picture(*picture, arm) for picture in pictures[::apart][:seeds] for arm in ARMS])
+        labels.append(_label(*together(members), several=len(members) > 1))
     figure = make_grid(rows, labels, list(ARMS.values()) * seeds, cell=CELL)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.save(out, optimize=True, quality=90)
@@ -50,7 +56,9 @@ def _picture(cell: CellResult, seed: int, arm: str) -> Image.Image:
     return Image.open(cell.folder / picture_file(seed, arm))
 
 
-def _label(cell: CellResult) -> str:
+def _label(cell: CellResult, several: bool) -> str:
+    if several:
+        return f"{cell.axes['subject']}, photos -> {cell.label}"
     weight = cell.axes.get("weight")
     if weight is not None:
         return f"{cell.record['source_prompt']}; {cell.axes['word']} x {weight:g}"

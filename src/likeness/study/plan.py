@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from likeness.config import AXES, Edit, Sweep
@@ -51,7 +52,7 @@ def plan_edit(sweep: Sweep) -> EditPlan:
     else:
         plan = _swapped(edit, source, axes)
     _check(plan, sweep)
-    return plan
+    return plan if sweep.photo is None else replace(plan, axes=plan.axes | {"photo": Path(sweep.photo).name})
 
 
 def _reweighted(edit: Edit, source: str, axes: dict[str, Any]) -> EditPlan:
