@@ -191,6 +191,14 @@ def test_the_command_that_train_py_ends_with_edits_what_it_made(both, lora, tmp_
     assert command[3:-1] == ["subject=tuki", "++subject.photos=embedded:tuki", "logger=none", f"finetuned={lora}"]
 
 
+def test_only_the_command_that_trains_says_how_to_edit(lora, tmp_path, capsys):
+    train = train_of(lora.parents[2], "method=lora", "method.lora_rank=2", "sample_every=0")
+    for overrides, told in (([], True), (None, False)):
+        assert finetune(train, tmp_path / "run", [], overrides) == lora
+        shown = capsys.readouterr().out
+        assert "fine-tuned model: " in shown and ("edit it: python sweep.py" in shown) == told
+
+
 def test_a_record_finds_its_model_from_elsewhere_and_where_its_folder_went(world, tmp_path, monkeypatch):
     out = tmp_path / "outputs"
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
 from likeness.ranks import is_main_process
 from likeness.report.training import write_training_report
-from likeness.study import dry_run_training, environment, ladder, place, progress, tracking
+from likeness.study import dry_run_training, environment, ladder, place, tracking
 from likeness.study.health import Health, save_sheet
 from likeness.study.idle import decides_training, refuse_idle
 from likeness.study.job import Job, spell_out
@@ -23,13 +23,15 @@ from likeness.study.world import world_notices
 from likeness.subjects import crop_photo, open_photo
 
 
-def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] = ()) -> Path | None:
+def finetune(
+    train: Train, run_dir: Path, subjects: list[Subject], overrides: Sequence[str] | None = None
+) -> Path | None:
     """Train what the configuration asks for and return its folder; resumes or returns at once if it is there.
 
-    `overrides`: what was typed, of which nothing may be in vain. With `dry_run` it says what it would do; the folder
-    is None where it cannot be named yet.
+    `overrides`: what was typed, of which nothing may be in vain; None within a sweep. With `dry_run` it says what it
+    would do; the folder is None where it cannot be named yet.
     """
-    refuse_idle(train, overrides)
+    refuse_idle(train, overrides or ())
     job = spell_out(train, subjects)
     health, missing = _health(job)
     say(world_notices(train, job.subjects) + missing + ([] if job.missing else _left_beside(job)))
@@ -53,7 +55,7 @@ def finetune(train: Train, run_dir: Path, subjects: list[Subject], overrides: Se
         if is_main_process():
             _show_outcome(job, result, run, run_dir)
     say([], f"fine-tuned model: {job.folder}   ({result.seconds:.0f} s, see report.html there)")
-    if not progress.shown():  # within a sweep it is edited already
+    if overrides is not None:
         say([], f"edit it: {edit_command(job, overrides)}")
     return job.folder
 
