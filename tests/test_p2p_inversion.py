@@ -1,5 +1,7 @@
 """Photos instead of drawn pictures: the way from a photo to noise, and the source that is held to it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from PIL import Image
 
 from likeness.paperdoll.photos import FOLDER
 from likeness.paperdoll.weights import pipeline_dir
-from likeness.prompt_to_prompt import Inversion, LocalBlend, Refine, Replace, Reweight, invert, prompt_to_prompt
+from likeness.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, invert, prompt_to_prompt
 from likeness.prompt_to_prompt.inversion import encode
 from likeness.subjects import find_photos, load_photos
 
@@ -118,7 +120,7 @@ def test_each_photo_is_edited_alone_and_callbacks_see_the_photo(pipe, inverted):
 
     (_, together), _ = draw(pipe, EDITS[:1], inverted, callback_on_step_end=look)
     assert torch.equal(torch.stack(seen), inverted.latents[1:])
-    one = Inversion(SOURCE, inverted.latents[:, 1:], inverted.timesteps)
+    one = replace(inverted, latents=inverted.latents[:, 1:])
     (_, alone), _ = draw(pipe, EDITS[:1], one)
     close(together[1:], alone)
     close(invert(pipe, photos(1), SOURCE, num_inference_steps=STEPS).latents[-2], one.latents[-2])
@@ -135,10 +137,16 @@ def test_pictures_of_any_size_in_any_form(pipe):
 
 
 def test_stable_diffusion_xl(tiny_sd):
-    pipe = tiny_xl(tiny_sd)
-    found = invert(pipe, photos(0, 1), SOURCE, num_inference_steps=STEPS)
+    """Its UNet is told the picture's size, which has to be the same on both ways."""
+    pipe, told = tiny_xl(tiny_sd), []
+    pipe.unet.register_forward_pre_hook(
+        lambda _, args, given: told.append(given["added_cond_kwargs"]["time_ids"][0].tolist()), with_kwargs=True
+    )
+    wide = photos(0, 1, size=(64, 96))
+    found = invert(pipe, wide, SOURCE, num_inference_steps=STEPS)
     (source, edited), _ = draw(pipe, EDITS[:1], found)
-    assert torch.equal(source, encode(pipe, photos(0, 1))) and (edited - source).abs().max() > 1e-3
+    assert torch.equal(source, encode(pipe, wide)) and (edited - source).abs().max() > 1e-3
+    assert all(sizes == [64, 96, 0, 0, 64, 96] for sizes in told) and len(told) == 2 * STEPS
 
 
 def test_the_pipeline_is_put_back(tiny_pipe, monkeypatch):
@@ -166,11 +174,37 @@ def test_samplers_that_cannot_be_gone_backwards(tiny_pipe, changed, message):
         invert(tiny_pipe, photos(0), SOURCE)
 
 
-def test_bad_input_to_invert(tiny_pipe):
-    with pytest.raises(ValueError, match="no photos to invert"):
-        invert(tiny_pipe, [], SOURCE)
-    with pytest.raises(ValueError, match=r"photos of 2 sizes, \[\(64, 64\), \(64, 96\)\]: crop them to one"):
-        invert(tiny_pipe, [photos(0)[0], photos(0, size=(64, 96))[0]], SOURCE)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "no photos to invert"),
+        ([Image.new("RGB", (64, 64)), Image.new("RGB", (64, 96))], r"photos of 2 sizes, .* crop them to one"),
+        (Image.new("RGB", (64, 64)), "expected a list of PIL images"),
+        (["me.png"], "expected a list of PIL images"),
+        (photos(0)[0], r"photos of shape \(3, 64, 64\): expected \(images, 3, h, w\)"),
+        (photos(0)[:, :1], "expected .* at least one image"),
+        (photos(0)[:0], "at least one image"),
+        (photos(0) * 255, "from 0 to 1"),
+        ((photos(0) * 255).byte(), "from 0 to 1"),
+    ],
+)
+def test_what_are_no_photos(pipe, given, message):
+    with pytest.raises(ValueError, match=message):
+        invert(pipe, given, SOURCE)
+
+
+def test_photos_are_turned_upright_and_to_rgb(pipe):
+    picture = Image.fromarray((photos(5, size=(64, 96))[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be seen turned to the right by 90 degrees
+    assert torch.equal(encode(pipe, [turned]), encode(pipe, [picture]))
+    for mode in ("L", "RGBA", "P"):
+        close(encode(pipe, [picture.convert(mode)]), encode(pipe, [picture.convert(mode).convert("RGB")]), atol=0)
+
+
+def test_where_nothing_can_be_inverted(tiny_pipe):
+    with pytest.raises(ValueError, match="num_inference_steps=0: expected at least 1"):
+        invert(tiny_pipe, photos(0), SOURCE, num_inference_steps=0)
     with (
         prompt_to_prompt(tiny_pipe, SOURCE, EDITS),
         pytest.raises(ValueError, match="is active on this pipeline's UNet already"),
@@ -181,9 +215,20 @@ def test_bad_input_to_invert(tiny_pipe):
         invert(tiny_pipe, photos(0), SOURCE)
 
 
+def test_half_precision(tiny_pipe, recwarn):
+    tiny_pipe.to(torch.float16)
+    tiny_pipe.vae.register_to_config(force_upcast=True)
+    recwarn.clear()
+    found = invert(tiny_pipe, photos(0), SOURCE, num_inference_steps=2)
+    assert found.latents.dtype == torch.float16 and found.latents.isfinite().all()
+    assert tiny_pipe.vae.dtype == torch.float16 and not recwarn.list
+    exact = tiny_pipe.to(torch.float32)
+    close(found.latents[-1].float(), encode(exact, photos(0)), atol=2e-2)
+
+
 def test_what_does_not_fit_the_inversion(tiny_pipe):
     found = invert(tiny_pipe, photos(0, 1), SOURCE, num_inference_steps=STEPS)
-    with pytest.raises(ValueError, match=r"inverted in 4 steps from timestep 751, and are drawn in 8 from 876"):
+    with pytest.raises(ValueError, match=r"inverted in 4 steps from timestep 751, and are drawn in 8 from 876: give"):
         draw(tiny_pipe, EDITS, found, steps=8)
     with pytest.raises(ValueError, match=r"pass latents=p2p.latents\(\)"):
         draw(tiny_pipe, EDITS, found, latents=noise(0, 1))
@@ -201,6 +246,11 @@ def test_what_does_not_fit_the_inversion(tiny_pipe):
         pytest.raises(ValueError, match=r"p2p.latents\(noise\): only inverted photos have theirs"),
     ):
         p2p.latents()
-    tiny_pipe.scheduler = PNDMScheduler.from_config(tiny_pipe.scheduler.config)
+    config = tiny_pipe.scheduler.config
+    for other in ({"beta_end": 0.02}, {"set_alpha_to_one": True}):
+        tiny_pipe.scheduler = DDIMScheduler.from_config(config, **other)
+        with pytest.raises(ValueError, match="noise levels are not those the photos were inverted with"):
+            draw(tiny_pipe, EDITS, found)
+    tiny_pipe.scheduler = PNDMScheduler.from_config(config)
     with pytest.raises(ValueError, match="PNDMScheduler cannot invert photos"):
         draw(tiny_pipe, EDITS, found)

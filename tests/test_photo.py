@@ -10,17 +10,20 @@ import tiny_study
 import torch
 from PIL import Image
 
-from likeness import models, replay
+from likeness import config, models, replay
 from likeness.errors import InputError
 from likeness.paperdoll.photos import FOLDER
+from likeness.report import records
 from likeness.report.by_photo import grouped, together
 from likeness.report.cards import facets
 from likeness.report.commands import seed_commands
+from likeness.report.parquet import TEXTS, write_parquet
 from likeness.report.records import pairs, read_cells
 from likeness.report.table import print_table
 from likeness.report.varying import told_apart
-from likeness.results import markdown
-from likeness.study import photo
+from likeness.report.weights import weight_curves
+from likeness.results import markdown, tidy
+from likeness.study import judged, photo
 from likeness.study.cell import run_cell
 from likeness.study.dry_run import print_total
 from likeness.study.idle import refuse_idle
@@ -119,7 +122,7 @@ def test_photos_are_sources_of_their_own_in_tables(world, tmp_path):
     done, failed = read_cells(cells)
     assert not failed and done[0].record["source_prompt"] == done[1].record["source_prompt"]
     assert len({source for *_, source in pairs(done, "lpips")}) == 2
-    assert [cell.label for cell in done] == ["drawing 01.png", "drawing 02.png"]
+    assert [cell.label for cell in done] == ["drawing, 01.png", "drawing, 02.png"]
     assert facets(done[0])["photo"] == "01.png"
 
 
@@ -139,9 +142,13 @@ def test_what_names_a_photo(tmp_path):
     folder.mkdir()
     for number, name in enumerate(("10.png", "2.png", "a.png", "a.jpg")):
         shutil.copy(FOLDER / "tuki" / f"0{number + 1}.png", folder / name)
-    given = {text: f"subject.photos={folder}" for text in ("2", "1", "a.jpg", "10")}
-    found = {text: settled(*STYLE, where, f"photo={text}").photo for text, where in given.items()}
-    assert found == {"2": "2.png", "1": "10.png", "a.jpg": "a.jpg", "10": "10.png"}
+    given = ("1", "02", "4", "2.png", "a.jpg", "10.png")
+    found = [settled(*STYLE, f"subject.photos={folder}", f"photo={text}").photo for text in given]
+    assert found == ["10.png", "2.png", "a.png", "2.png", "a.jpg", "10.png"], "a number is a place, never a name"
+    with pytest.raises(
+        InputError, match="photo=10 is neither a file nor a photo of tuki; those are 1 to 4, or by name"
+    ):
+        settled(*STYLE, f"subject.photos={folder}", "photo=10")
     with pytest.raises(InputError, match=r"photo=a is several: a.jpg, a.png; give one with its ending"):
         settled(*STYLE, f"subject.photos={folder}", "photo=a")
     sweep = settled(*STYLE, f"subject.photos={folder}", "photo=1")
@@ -184,6 +191,13 @@ def test_options_that_do_nothing_beside_a_photo(override, message):
         refuse_idle(tiny_study.sweep_of("out", *STYLE, "photo=1", override), [*STYLE, "photo=1", override])
 
 
+def test_what_photos_without_a_caption_show_may_be_said_beside_a_model_that_is_there():
+    asked = ["finetuned=base", "subject.instance_prompt=photo of a cake"]
+    refuse_idle(tiny_study.sweep_of("out", *STYLE, "photo=1", *asked), asked)
+    with pytest.raises(InputError, match="instance_prompt=photo of a cake does nothing with finetuned=base"):
+        refuse_idle(tiny_study.sweep_of("out", *STYLE, *asked), asked)
+
+
 def test_a_sampler_that_cannot_invert_is_refused_at_once():
     with pytest.raises(InputError, match=r"inverted with DDIM, and sampler.scheduler is dpm: use sampler=ddim"):
         tiny_study.sweep_of("out", *STYLE, "photo=1", "sampler=dpm")
@@ -209,34 +223,110 @@ def swept(world, tmp_path_factory):
 
 def test_photos_are_one_line_of_a_table(swept, capsys):
     done, _ = read_cells(sorted((swept / "cells").iterdir()))
-    lines = together(told_apart(done))
+    lines = told_apart(together(done))
     assert [(cell.label, cell.summary["n"]) for cell in lines] == [
-        ("drawing", 1), ("drawing 3 photos", 3), ("watercolor 3 photos", 3),
+        ("drawing", 1), ("drawing, 3 photos", 3), ("watercolor, 3 photos", 3),
     ]  # fmt: skip
     for line in lines[1:]:
         members = [cell for cell in done if cell.axes["photo"] and cell.axes["style"] == line.axes["style"]]
         mean = np.mean([cell.summary["metrics"]["lpips"]["difference"]["mean"] for cell in members])
         assert line.difference("lpips")["mean"] == pytest.approx(mean) and line.difference("lpips")["n"] == 3
         assert line.mean("lpips", "with") == pytest.approx(np.mean([cell.mean("lpips", "with") for cell in members]))
-    assert markdown(done).count("| tuki | global | drawing 3 photos | 3 |") == 1
+    assert markdown(done).count("| tuki | global | drawing, 3 photos | 3 |") == 1
     print_table(done)
     shown = capsys.readouterr().out
-    assert "watercolor 3 photos" in shown and "06.png" not in shown and "7 cells, mean over 4" in shown
+    assert "watercolor, 3 photos" in shown and "06.png" not in shown and "7 cells, mean over 4" in shown
 
 
-def test_the_figure_shows_some_of_the_photos(swept, tmp_path):
-    figure = Image.open(overview(swept / "run", None, tmp_path / "picture.png", seeds=1))
-    assert figure.height < 4 * (figure.width - 3 * 192), "three rows of pictures, not seven"
+def test_the_figure_shows_some_of_the_photos(swept, tmp_path, monkeypatch):
+    shown = {}
+
+    def make_grid(rows, labels, columns, cell):
+        shown.update(rows=rows, labels=labels, columns=columns)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("likeness.study.overview.make_grid", make_grid)
+    overview(swept / "run", None, tmp_path / "picture.png", seeds=1)
+    assert [len(row) for row in shown["rows"]] == [3, 3, 3] and shown["columns"][1] == "re-prompting, same seed"
+    assert shown["labels"][:2] == ["tuki -> drawing, 3 photos", "tuki -> watercolor, 3 photos"]
+
+
+def cells_of(swept, style="drawing"):
+    done, _ = read_cells(sorted((swept / "cells").iterdir()))
+    return [cell for cell in done if cell.axes["photo"] and cell.axes["style"] == style]
+
+
+def sizes(cells):
+    return [len(group) for group in grouped(cells)]
+
+
+def changed(cell, folder="b", **record):
+    return replace(cell, record=cell.record | record, folder=cell.folder / folder)
 
 
 def test_only_what_a_photo_sets_apart_is_pooled(swept):
-    done, _ = read_cells(sorted((swept / "cells").iterdir()))
-    photos = [cell for cell in done if cell.axes["photo"] and cell.axes["style"] == "drawing"]
-    other = [replace(cell, record=cell.record | {"weights": "else"}) for cell in photos[:1]]
-    same_prompt = [
-        replace(cell, record=cell.record | {"target_prompt": cell.record["source_prompt"]}) for cell in photos
+    photos = cells_of(swept)
+    assert sizes([*photos, changed(photos[0], weights="else")]) == [3, 1]
+    config = photos[0].record["config"]
+    narrow = config | {"edit": config["edit"] | {"cross_replace_steps": [0, 0.4]}}
+    assert sizes([changed(photos[0], config=narrow), *photos[1:]]) == [1, 2]
+    assert sizes([*photos, changed(photos[1])]) == [3, 1], "the same photo once more, for another display"
+    assert sizes([changed(cell, target_prompt=cell.record["source_prompt"]) for cell in photos]) == [1, 1, 1]
+    custom = [
+        changed(c, axes=c.axes | {"style": None, "edit": "custom"}, target_prompt=t) for c in photos for t in "ab"
     ]
-    assert [len(group) for group in grouped([*photos, *other])] == [3, 1]
-    assert [len(group) for group in grouped([replace(photos[0], settings="cross 0.4"), *photos[1:]])] == [1, 2]
-    apart = [replace(cell, folder=cell.folder / "b") for cell in same_prompt]
-    assert [len(group) for group in grouped(apart)] == [1, 1, 1], "nothing is compared there"
+    lines = told_apart(together([replace(cell, folder=cell.folder / str(n)) for n, cell in enumerate(custom)]))
+    assert [line.label for line in lines] == ["a, 3 photos", "b, 3 photos"]
+    named_alike = [changed(cell, axes=cell.axes | {"photo": "x.png"}) for cell in photos]
+    assert [line.label for line in told_apart(together(named_alike))] == ["drawing, 3 photos"]
+
+
+def test_the_judge_takes_photos_for_pictures_of_one_edit(swept):
+    class Judge:
+        def read(self, pictures):
+            return {"style": torch.zeros(len(pictures), 8), "head": torch.zeros(len(pictures), 2)}
+
+    done, _ = read_cells(sorted((swept / "cells").iterdir()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judged, "compare", lambda *_: {"edit_success": [1.0]})
+        rows = judged.judged_rows(done, Judge())
+    assert len(rows) == 2 * len(done) and len({row["edit"] for row in rows}) == 3
+    assert len({(row["source"], row["seed"]) for row in rows}) == 4
+
+
+def test_reweighted_photos_are_readings_of_one_curve(swept):
+    def weighted(cell, weight, amount):
+        rows = [row | {"blossom": str(amount)} for row in cell.rows]
+        metrics = {"blossom": {"with": amount}}
+        axes = cell.axes | {"edit": "reweight", "style": None, "word": "blossom", "weight": weight}
+        return replace(
+            cell, rows=rows, summary=cell.summary | {"metrics": metrics}, record=cell.record | {"axes": axes}
+        )
+
+    first, second, third = cells_of(swept)
+    read = [(first, 0.0, 0.1), (first, 1.0, 0.2), (first, 2.0, 0.3), (second, 0.0, 0.8), (second, 2.0, 0.9)]
+    read += [(third, weight, 0.5 - 0.1 * weight) for weight in (0.0, 1.0, 2.0)]
+    (curve,) = weight_curves([weighted(*one) for one in read])
+    assert curve.n == 2 and curve.rank == 0, "over the photos drawn with every weight: one rises, one falls"
+    assert curve.amounts == pytest.approx({0.0: 1.4 / 3, 1.0: 0.6 / 2, 2.0: 1.5 / 3})
+
+
+def test_photos_in_parquet(swept, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (the parquet extra)")
+    done, _ = read_cells(sorted((swept / "cells").iterdir()))
+    write_parquet(tidy(done), tmp_path / "a.parquet")
+    assert set(parquet.read_table(tmp_path / "a.parquet").column("photo").to_pylist()) >= {"05.png", "07.png"}
+    assert set(records.AXES) - set(TEXTS) == {"weight"}, "all but numbers are texts"
+    assert records.AXES == config.RECORDED_AXES
+
+
+def test_what_may_not_be_meant(world, tmp_path):
+    mine = tmp_path / "me.jpg"
+    Image.open(FOLDER / "bnh" / "05.png").resize((96, 80)).save(mine)
+    said = photo.photo_notices(tiny_study.sweep_of("out", *OWN_WORDS, f"photo={mine}"))
+    assert [text.partition(": ")[2] for text in said] == [
+        "the embedded model draws paper dolls only and cannot draw a real photo; use model=sd15.",
+        "it has 96x80 pixels, and is enlarged to 128x128.",
+        "of its 96x80 pixels the square in the middle is taken.",
+    ]
+    assert not photo.photo_notices(tiny_study.sweep_of("out", *STYLE, "photo=1"))

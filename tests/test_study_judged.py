@@ -107,7 +107,7 @@ def test_blossom_follows_the_weight_or_is_said_not_to(tmp_path, sign):
 
 
 def weighted(weight, seed, amount, prompt="a photo"):
-    about = {"arm": "with", "subject": "tuki", "word": "blossom", "source_prompt": prompt}
+    about = {"arm": "with", "subject": "tuki", "word": "blossom", "source_prompt": prompt, "source": prompt}
     return about | {"weight": weight, "seed": seed, "true_blossom": amount}
 
 

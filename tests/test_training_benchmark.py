@@ -1,6 +1,8 @@
 """The training benchmark measures what it says, at its smallest; its figures come from `make bench-train`."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -98,8 +100,60 @@ def test_a_table_goes_on_with_the_rows_that_are_missing(tmp_path, asked, monkeyp
     asked.clear()
     monkeypatch.setattr(training_table, "hardware", lambda device: {"name": "another chip"})
     training_table.main(command)
-    assert len(asked) == 3, "figures of another chip are none of this one"
+    assert len(asked) == 6, "figures of another chip are none of this one"
     assert capsys.readouterr().out.count("| trained |") == 2
+    asked.clear()
+    training_table.main([*command, "--rounds", "9"])
+    assert len(asked) == 6, "nor are those of fewer rounds"
+
+
+def test_a_row_that_does_not_fit_is_said_and_no_other_is_lost(tmp_path, monkeypatch, capsys):
+    groups = []
+
+    def measure(group, rounds, steps):
+        groups.append(list(group))
+        if any("default" in name for name in group):
+            raise training_turns.OutOfMemory("error: no room")
+        return measured(group, rounds, steps)
+
+    monkeypatch.setattr(training_table, "_measure", measure)
+    command = ["--device", "cpu", "--precision", "no", "--out", str(tmp_path / "table.json"), "--at-once", "2"]
+    command += ["--batches", "1", "--ways", "full"]
+    training_table.main(command)
+    assert groups[:3] == [["full scripts 1+1", "full default 1+1"], ["full scripts 1+1"], ["full default 1+1"]]
+    shown = capsys.readouterr().out
+    assert (
+        "| full default | 1 + 1 | does not fit | – | – | – | – |" in shown and "| full scripts | 1 + 1 | 4 (" in shown
+    )
+    groups.clear()
+    training_table.main(command)
+    assert not groups, "nor is it tried again"
+
+
+def test_a_loop_that_was_killed_did_not_fit(world):
+    turn = training_turns.Turn("ours", Case())
+    turn.process.kill()
+    with pytest.raises(training_turns.OutOfMemory, match="ended with -9"):
+        turn.ask("seconds", 1)
+
+
+@pytest.mark.slow
+def test_a_loop_that_does_not_fit_says_so(world):
+    """As on a GPU: the process sees torch's error, and answers."""
+    program = (
+        "import torch\n"
+        "from likeness.study import training_turns as t\n"
+        "def start(*_): raise torch.OutOfMemoryError('no room')\n"
+        "t.start = start\n"
+        "t.main(['ours', '{}'])\n"
+    )
+    turn = training_turns.Turn("ours", Case())
+    turn.process.kill()
+    turn.process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with pytest.raises(training_turns.OutOfMemory, match="ended with 1"):
+        turn.ask("seconds", 1)
 
 
 def test_rows_that_a_cpu_lacks_and_rows_that_nobody_has(tmp_path, asked, capsys):

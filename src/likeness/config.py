@@ -240,7 +240,8 @@ class Sweep(_Common):
             self.edit.blend = None
 
 
-AXES = ("style", "scene", "target", "addition", "word", "weight")
+AXES = ("style", "scene", "target", "addition", "word", "weight")  # what edits read
+RECORDED_AXES = (*AXES, "photo")  # what tells the cells of a sweep apart; report.records.AXES
 
 
 def register() -> None:

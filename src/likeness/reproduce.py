@@ -183,8 +183,10 @@ def provenance(cells: list[CellResult], failed: int) -> str:
     commits = {f"{str(s.get('commit', 'unknown'))[:8]}{'+' if s.get('dirty') else ''}" for s in states}
     devices = {str(record.get("device")) for record in records}
     torch = {str((record["environment"].get("packages") or {}).get("torch")) for record in records}
+    photos = all(record.get("photo") for record in records)
+    each = "a photo" if photos else f"{', '.join(sorted({str(len(r['seeds'])) for r in records}))} seeds"
     text = (
-        f"{len(cells)} cells of {', '.join(sorted({str(len(r['seeds'])) for r in records}))} seeds, "
+        f"{len(cells)} cells of {each}, "
         f"commit {', '.join(sorted(commits))}, {', '.join(sorted(devices))}, torch {', '.join(sorted(torch))}."
     )
     return text + (f" {failed} cells failed and are not in it." if failed else "")

@@ -56,9 +56,9 @@ def markdown(cells: Sequence[CellResult]) -> str:
     corrected over each table (Holm).
     """
     parts = []
+    lines_alike = measured_alike(told_apart(together(cells)))
     cells = told_apart(cells)
-    for backbones, members in measured_alike(cells).items():
-        rows = together(members)
+    for (backbones, members), rows in zip(measured_alike(cells).items(), lines_alike.values(), strict=True):
         corrected = holm([(cell.difference("lpips") or {}).get("p") for cell in rows])
         lines = [
             "| subject | edit | asked | n | edit happened with / without | LPIPS to source with / without "

@@ -79,6 +79,9 @@ class PromptToPrompt:
             "callback_on_step_end": self._after_step,
             "callback_on_step_end_tensor_inputs": ["latents"],
         }
+        if self.inversion is not None:  # SDXL is told the size
+            sides = (side * self.pipe.vae_scale_factor for side in self.inversion.noise.shape[-2:])
+            given["height"], given["width"] = sides
         negative = self.options["negative_prompt"]
         if negative is not None:
             given["negative_prompt"] = [negative] * len(self.prompts)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from likeness.report.records import CellResult, pooled
+from likeness.report.records import AXES, CellResult, pooled
+from likeness.report.varying import NAMES, setting
 
 
 def grouped(cells: Sequence[CellResult]) -> list[list[CellResult]]:
-    """Return cells that differ in nothing but their photo together, all others alone, in order of appearance."""
+    """Return cells that differ in nothing but their photo together, all others alone, in order of appearance.
+
+    A photo that was edited so twice, as with another display, is in a second group.
+    """
     groups: dict[object, list[CellResult]] = {}
     for cell in cells:
-        alone = cell.axes.get("photo") is None or not cell.compares
-        groups.setdefault(cell.folder if alone else _but_for_the_photo(cell), []).append(cell)
+        photo = cell.record.get("photo")
+        alone = photo is None or not cell.compares
+        key, seen = (cell.folder if alone else _but_for_the_photo(cell)), 0
+        while any(other.record.get("photo") == photo for other in groups.get((key, seen), ())):
+            seen += 1
+        groups.setdefault((key, seen), []).append(cell)
     return list(groups.values())
 
 
@@ -23,9 +31,10 @@ def together(cells: Sequence[CellResult]) -> list[CellResult]:
 
 
 def _but_for_the_photo(cell: CellResult) -> tuple[object, ...]:
-    asked = {axis: value for axis, value in cell.axes.items() if axis != "photo"}
-    weights = cell.record.get("weights")
-    return str(asked), cell.settings, weights, tuple(cell.conditions.values())
+    asked = tuple(str(cell.axes.get(axis)) for axis in AXES if axis != "photo" and cell.axes.get(axis) is not None)
+    about = (cell.axes["subject"], cell.axes["edit"], *(asked or [cell.record["target_prompt"]]))
+    drawn = (cell.record.get("weights"), *cell.conditions.values())
+    return about, drawn, tuple(setting(cell, path) for path in NAMES)
 
 
 def _one(members: list[CellResult]) -> CellResult:

@@ -163,7 +163,7 @@ def in_words(changes: Sequence[Effect]) -> list[Markup]:
         sentences.append(
             Markup(
                 'The asked edit happened in <span class="with">{:.0%}</span> of {} pictures{} with Prompt-to-Prompt '
-                'and in <span class="without">{:.0%}</span> by re-prompting with the same seed.'
+                'and in <span class="without">{:.0%}</span> by re-prompting from the same noise.'
             ).format(happened["with"], n, sources, happened["without"])
         )
     if kept := structure_verdict(changes):

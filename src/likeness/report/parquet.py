@@ -9,8 +9,8 @@ from typing import Any
 from likeness.errors import InputError
 
 TEXTS = ("cell", "subject", "prior_class", "model", "method", "schedule", "edit", "operator", "source_prompt",
-         "target_prompt", "arm", "image", "backbones", "style", "scene", "target", "addition", "word", "behaviour",
-         "word_windows", "weights", "scheduler")  # fmt: skip
+         "target_prompt", "arm", "image", "backbones", "style", "scene", "target", "addition", "word", "photo",
+         "behaviour", "word_windows", "weights", "scheduler")  # fmt: skip
 
 
 def write_parquet(rows: Sequence[dict[str, str]], target: Path) -> Path:

@@ -39,11 +39,12 @@ class CellResult:
 
     @property
     def label(self) -> str:
-        """Return what the cell asked for, short: "cake", "watercolor", "blossom 4"."""
-        values = [self.axes.get(axis) for axis in AXES]
+        """Return what the cell asked for, short: "cake", "blossom 4", "watercolor, 07.png"."""
+        values = [self.axes.get(axis) for axis in AXES if axis != "photo"]
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None]
         asked = " ".join(shown) or self.record["target_prompt"]
-        return ", ".join(filter(None, (asked, self.settings, self.twin and f"cell {self.twin}")))
+        parts = (asked, self.axes.get("photo"), self.settings, self.twin and f"cell {self.twin}")
+        return ", ".join(filter(None, parts))
 
     @property
     def name(self) -> str:
@@ -204,8 +205,8 @@ def pairs(cells: Sequence[CellResult], metric: str) -> list[tuple[float, float, 
 
 def source_of(cell: CellResult) -> tuple[str, ...]:
     """Return what a cell's source pictures are drawn from, beside their seeds."""
-    drawn_by = (cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"])
-    return (*drawn_by, str(cell.record.get("photo")))
+    photo = [cell.record["photo"]] if cell.record.get("photo") else []
+    return cell.axes["subject"], str(cell.record.get("weights")), cell.record["source_prompt"], *photo
 
 
 def pooled(cells: Sequence[CellResult], metric: str) -> dict[str, Any] | None:

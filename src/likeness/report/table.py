@@ -20,14 +20,15 @@ def print_table(done: Sequence[CellResult], failed: Sequence[Failed] = ()) -> No
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title="Prompt-to-Prompt minus re-prompting, same seeds", title_justify="left")
+    title = "Prompt-to-Prompt minus re-prompting, from the same noise"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for heading in ("subject", "edit", "asked", "n"):
         table.add_column(heading, no_wrap=heading != "asked")
     table.add_column("edit happened\nwith / without", justify="right")
     present = [name for name in SHOWN if any(cell.difference(name) for cell in done)]
     for name in present:
         table.add_column(f"{SHOWN[name]}\nmean [95 %]", justify="right")
-    for cell in together(told_apart(done)):
+    for cell in told_apart(together(done)):
         axes = cell.axes
         differences = [interval(name, cell.difference(name)) for name in present]
         texts = (axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)

@@ -31,17 +31,22 @@ class Curve:
         return all(self.amounts[a] < self.amounts[b] for a, b in pairwise(w for w in self.amounts if w >= 0))
 
 
+Reading = dict[tuple[object, int], float | None]  # (photo, seed) -> what was read
+
+
 def weight_curves(cells: Sequence[CellResult]) -> list[Curve]:
     """Return a curve for each subject, word and setting drawn with several weights whose amount is read.
 
-    Cells told apart only by their folders make curves of their own, the first of each weight the first curve.
+    Photos count as seeds do. Cells told apart only by their folders make curves of their own, the first of each weight
+    the first curve.
     """
-    groups: dict[tuple[str, ...], dict[float, list[CellResult]]] = {}
+    groups: dict[tuple[str, ...], dict[float, list[Reading]]] = {}
     for cell in cells:
-        word, weight = cell.axes.get("word"), cell.axes.get("weight")
+        word, weight, photo = cell.axes.get("word"), cell.axes.get("weight"), cell.record.get("photo")
         if word in cell.summary["metrics"] and weight is not None:
-            key = (str(cell.axes["subject"]), str(word), cell.record["source_prompt"], cell.settings)
-            groups.setdefault(key, {}).setdefault(float(weight), []).append(cell)
+            source = "photos" if photo else cell.record["source_prompt"]
+            twins = groups.setdefault((str(cell.axes["subject"]), str(word), source, cell.settings), {})
+            _add(twins.setdefault(float(weight), []), _read(cell, word), beside=photo is not None)
     curves = []
     for (subject, word, _, settings), found in groups.items():
         for number in range(max(map(len, found.values()))):
@@ -52,17 +57,28 @@ def weight_curves(cells: Sequence[CellResult]) -> list[Curve]:
     return curves
 
 
-def _curve(subject: str, word: str, cells: dict[float, CellResult], settings: str) -> Curve:
-    amounts = {weight: cell.summary["metrics"][word]["with"] for weight, cell in cells.items()}
-    read = {
-        weight: dict(zip(cell.record["seeds"], values([cell], word, "with"), strict=True))
-        for weight, cell in cells.items()
-        if weight >= 0
-    }
-    seeds = set.intersection(*(set(found) for found in read.values())) if len(read) > 2 else set()
-    series = [[found[seed] for found in read.values()] for seed in sorted(seeds)]
-    n = min(cell.summary["n"] for cell in cells.values())
-    rank = median_rank_correlation(list(read), series) if series else None
+def _read(cell: CellResult, word: str) -> Reading:
+    photo = cell.record.get("photo")
+    return {(photo, s): v for s, v in zip(cell.record["seeds"], values([cell], word, "with"), strict=True)}
+
+
+def _add(twins: list[Reading], read: Reading, beside: bool) -> None:
+    """Add what was read with a weight: beside another photo's, or as another time with that weight."""
+    room = next((twin for twin in twins if beside and not twin.keys() & read.keys()), None)
+    if room is None:
+        twins.append(read)
+    else:
+        room.update(read)
+
+
+def _curve(subject: str, word: str, found: dict[float, Reading], settings: str) -> Curve:
+    known = {weight: [value for value in read.values() if value is not None] for weight, read in found.items()}
+    amounts = {weight: sum(amounts) / len(amounts) for weight, amounts in known.items() if amounts}
+    ranked = {weight: read for weight, read in found.items() if weight >= 0}
+    drawn = set.intersection(*map(set, ranked.values())) if len(ranked) > 2 else set()
+    series = [[read[source] for read in ranked.values()] for source in sorted(drawn, key=str)]
+    n = min(map(len, found.values()))
+    rank = median_rank_correlation(list(ranked), series) if series else None
     return Curve(subject, word, n, amounts, rank, settings)
 
 

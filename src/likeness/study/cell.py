@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness import models
-from likeness.config import AXES, Sweep, to_plain, train_of
+from likeness.config import RECORDED_AXES, Sweep, to_plain, train_of
 from likeness.errors import InputError
 from likeness.malloc import keep_freed_memory
 from likeness.study import cells, edited, environment, failures, photo, place, progress
@@ -168,7 +168,7 @@ class _Cell:
             "schedule": sweep.schedule.name,
             "edit": sweep.edit.name,
             "operator": plan.operator,
-            **{axis: plan.axes.get(axis) for axis in (*AXES, "photo")},
+            **{axis: plan.axes.get(axis) for axis in RECORDED_AXES},
         }
         return {
             "format": cells.FORMAT,

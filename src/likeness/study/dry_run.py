@@ -68,7 +68,8 @@ def dry_run(
     else:
         TOTAL.seconds += seconds
     time_ = source if seconds is None else f"about {duration(seconds)} {source}"
-    print(f"  draws   {pictures} pictures ({len(sweep.seeds)} seeds x 3 arms), {time_}")
+    each = "a photo" if sweep.photo else f"{len(sweep.seeds)} seeds"
+    print(f"  draws   {pictures} pictures ({each} x 3 arms), {time_}")
 
 
 def refuse(job: Path, error: str) -> None:

@@ -25,6 +25,7 @@ from likeness.study.judged import Row, finished_cells, judged_rows
 JUDGED_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)  # negative weights are shown, not judged
 TIMED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:-\d{6})?_(.+)")  # the name of a run folder
 READ = "blossom"  # the word whose amount the judge reads
+Source = tuple[str, int]  # what a picture is an edit of: its source, its seed
 MOVED = 3.0  # pixels of 128 beyond which a head has moved
 
 
@@ -42,8 +43,8 @@ def figure(rows: Sequence[Row]) -> dict[str, Any]:
     happened = np.array([[row["true_edit_success"] for row in pair] for pair in pairs])
     lpips = np.array([[row["lpips"] for row in pair] for pair in pairs])
     moved = np.array([[row["true_head_shift_px"] for row in pair] for pair in pairs])
-    cells = [pair[0]["cell"] for pair in pairs]
-    single = {cell: happened[[c == cell for c in cells], 0].mean() for cell in dict.fromkeys(cells)}
+    edits = [pair[0]["edit"] for pair in pairs]
+    single = {edit: happened[[e == edit for e in edits], 0].mean() for edit in dict.fromkeys(edits)}
     sources = [(pair[0]["source"], pair[0]["seed"]) for pair in pairs]
     difference = paired(lpips[:, 0], lpips[:, 1], groups=sources)
     far = moved[:, 1] > MOVED
@@ -57,7 +58,7 @@ def figure(rows: Sequence[Row]) -> dict[str, Any]:
         "LPIPS interval leaves out 0": decided(difference),
         "head moved without px": float(moved[far, 1].mean()) if far.any() else None,
         "head moved with px": float(moved[far, 0].mean()) if far.any() else None,
-        "single edits": {cell: float(value) for cell, value in single.items()},
+        "single edits": {edit: float(value) for edit, value in single.items()},
     }
 
 
@@ -83,20 +84,21 @@ def reweighting(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _amounts(name: str, rows: Sequence[Row]) -> dict[float, dict[int, float]]:
-    """Return what was read of the word for each weight, by seed."""
-    amounts: dict[float, dict[int, float]] = {weight: {} for weight in sorted({row["weight"] for row in rows})}
+def _amounts(name: str, rows: Sequence[Row]) -> dict[float, dict[Source, float]]:
+    """Return what was read of the word for each weight, by source picture."""
+    amounts: dict[float, dict[Source, float]] = {weight: {} for weight in sorted({row["weight"] for row in rows})}
     for row in rows:
-        if row["seed"] in amounts[row["weight"]]:
+        source = (row["source"], row["seed"])
+        if source in amounts[row["weight"]]:
             raise InputError(
                 f"{name}: weight {row['weight']:g} of {READ} was drawn twice for seed {row['seed']}, with other "
                 "settings. Name the run folder of a sweep over weights alone."
             )
-        amounts[row["weight"]][row["seed"]] = row[f"true_{READ}"]
+        amounts[row["weight"]][source] = row[f"true_{READ}"]
     return amounts
 
 
-def _curve(name: str, amounts: dict[float, dict[int, float]], judged: Sequence[float]) -> dict[str, Any]:
+def _curve(name: str, amounts: dict[float, dict[Source, float]], judged: Sequence[float]) -> dict[str, Any]:
     means = {weight: float(np.mean(list(values.values()))) for weight, values in amounts.items()}
     drawn = [seed for seed in amounts[judged[0]] if all(seed in amounts[w] for w in judged)]
     if not drawn:

@@ -142,6 +142,7 @@ IDLE = (
         "sample_every=0 and no ladder",
         "leave it out, or give sample_every a number of steps",
     ),
+    Idle(("model.seeds_per_call",), _of_a_photo, "photo, which is one", LEAVE),
     Idle(("seeds",), lambda c: _of_a_photo(c) and c.seeds != [0], "photo, which is one", LEAVE),
     Idle(
         ("edit.source", *(f"subject.prompts.{name}" for name in Subject().prompts)),
@@ -195,6 +196,8 @@ def decides_training(name: str, finetuned: str) -> bool:
 
 def _refuse_training(sweep: Sweep, told: dict[str, str]) -> None:
     for name, override in told.items():
+        if name == "subject.instance_prompt" and sweep.photo is not None:  # what photos without a caption show
+            continue
         if decides_training(name, sweep.finetuned):
             raise InputError(
                 f"{override} does nothing with finetuned={sweep.finetuned}, which is not trained here; {LEAVE}."

@@ -13,6 +13,7 @@ from PIL import Image
 
 from likeness.errors import InputError
 from likeness.metrics.readings import compare
+from likeness.report.by_photo import grouped
 from likeness.report.folders import cells_under
 from likeness.report.records import CellResult, read_cells, refuse_mixtures, source_of
 from likeness.study.measure import to_tensor
@@ -57,9 +58,11 @@ def judged_rows(cells: Iterable[CellResult], judge) -> list[Row]:
 
     `true_edit_success`, `true_head_shift_px`, `true_other_changed`, `true_identity_shift` and `true_blossom` are
     those of `likeness.metrics.readings.compare`, from the judge's readings. Rows of one `source` and seed edit the
-    same source picture.
+    same source picture; rows of one `edit`, named after its first cell, are the same edit of several
+    photos.
     """
-    rows = []
+    rows, cells = [], list(cells)
+    edits = {cell.folder: members[0].folder.name for members in grouped(cells) for cell in members}
     for cell in cells:
         source = judge.read(pictures(cell, "source"))
         prompts = cell.record["source_prompt"], cell.record["target_prompt"]
@@ -69,6 +72,7 @@ def judged_rows(cells: Iterable[CellResult], judge) -> list[Row]:
             for index, seed in enumerate(cell.record["seeds"]):
                 true = {f"true_{name}": number(column[index]) for name, column in values.items()}
                 about = {"cell": cell.folder.name, "subject": cell.axes["subject"], "asked": cell.label}
+                about["edit"] = edits[cell.folder]
                 about |= {
                     "source": " ".join(source_of(cell)),
                     "source_prompt": prompts[0],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from likeness.config import Sweep
+from likeness.study.photo import photo_notices
 from likeness.study.plan import EditPlan, phrase_pattern
 
 
 def plan_notices(sweep: Sweep, plan: EditPlan) -> list[str]:
     """Return what may not be meant, though it can be drawn."""
-    return [*_without_subject(sweep, plan), *_as_written(sweep, plan), *_never_shown(sweep, plan)]
+    said = [_without_subject(sweep, plan), _as_written(sweep, plan), _never_shown(sweep, plan), photo_notices(sweep)]
+    return [notice for notices in said for notice in notices]
 
 
 def _without_subject(sweep: Sweep, plan: EditPlan) -> list[str]:

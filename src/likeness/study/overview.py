@@ -32,7 +32,7 @@ def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Pa
     cells, _ = read_cells(cells_of(run_dir))
     if not cells:
         raise InputError(f"{run_dir} points at no finished cell: run sweep.py first.")
-    groups = grouped(told_apart(cells))
+    groups, lines = grouped(cells), told_apart(together(cells))
     drawn = [[(cell, seed) for cell in members for seed in cell.record["seeds"]] for members in groups]
     seeds = min(seeds, *map(len, drawn))
     columns = len(ARMS) * seeds
@@ -42,11 +42,12 @@ def overview(run_dir: Path, photos: str | None, out: Path, seeds: int = 2) -> Pa
         paths = [photo.path for photo in place.photos_of(Subject(name=subject, photos=photos))]
         rows.append([Image.open(path) for path in paths[:: max(1, len(paths) // columns)][:columns]])
         labels.append(f"photos of {subject}")
-    for members, pictures in zip(groups, drawn, strict=True):
+    for line, members, pictures in zip(lines, groups, drawn, strict=True):
         apart = len(pictures) // seeds if len(members) > 1 else 1
         rows.append([_picture(*picture, arm) for picture in pictures[::apart][:seeds] for arm in ARMS])
-        labels.append(_label(*together(members), several=len(members) > 1))
-    figure = make_grid(rows, labels, list(ARMS.values()) * seeds, cell=CELL)
+        labels.append(_label(line, several=len(members) > 1))
+    heads = ARMS | ({"without": "re-prompting, same noise"} if all(cell.record.get("photo") for cell in cells) else {})
+    figure = make_grid(rows, labels, list(heads.values()) * seeds, cell=CELL)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.save(out, optimize=True, quality=90)
     return out
@@ -57,12 +58,10 @@ def _picture(cell: CellResult, seed: int, arm: str) -> Image.Image:
 
 
 def _label(cell: CellResult, several: bool) -> str:
-    if several:
-        return f"{cell.axes['subject']}, photos -> {cell.label}"
     weight = cell.axes.get("weight")
     if weight is not None:
         return f"{cell.record['source_prompt']}; {cell.axes['word']} x {weight:g}"
-    return f"{cell.record['source_prompt']} -> {cell.label}"
+    return f"{cell.axes['subject'] if several else cell.record['source_prompt']} -> {cell.label}"
 
 
 def main() -> None:

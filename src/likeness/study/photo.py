@@ -8,7 +8,7 @@ from pathlib import Path
 from likeness.config import Sweep
 from likeness.errors import InputError
 from likeness.study import place
-from likeness.subjects import Photo, photo_at, photos_hash
+from likeness.subjects import Photo, open_photo, photo_at, photos_hash
 
 
 def settled(sweep: Sweep) -> Sweep:
@@ -44,21 +44,38 @@ def content_id(sweep: Sweep) -> str | None:
 
 
 def _found(sweep: Sweep) -> tuple[Photo, bool]:
-    """Return the photo, and whether it is the subject's: by name, with its ending or without, or by number from 1."""
+    """Return the photo, and whether it is the subject's: a number is its place among them, from 1, never a name."""
     given, own = sweep.photo, place.photos_of(sweep.subject)
-    named = [photo for photo in own if given in (photo.path.name, photo.path.stem)]
+    if given.isdecimal():
+        named = own[int(given) - 1 : int(given)] if int(given) else []
+    else:
+        named = [photo for photo in own if given in (photo.path.name, photo.path.stem)]
     if len(named) > 1:
         raise InputError(
             f"photo={given} is several: {', '.join(p.path.name for p in named)}; give one with its ending."
         )
-    if not named and given.isdecimal() and 1 <= int(given) <= len(own):
-        named = [own[int(given) - 1]]
     if named:
         return named[0], True
     path = Path(given).expanduser()
-    if not path.is_file():
+    if given.isdecimal() or not path.is_file():
         raise InputError(
             f"photo={given} is neither a file nor a photo of {sweep.subject.name}; those are 1 to {len(own)}, or by "
             f"name {', '.join(photo.path.name for photo in own[:12])}{', ...' if len(own) > 12 else ''}."
         )
     return photo_at(path), False
+
+
+def photo_notices(sweep: Sweep) -> list[str]:
+    """Return what may not be meant: a photo that the model cannot draw, one that is enlarged, one that is cut."""
+    if sweep.photo is None:
+        return []
+    photo, own = _found(sweep)
+    width, height = open_photo(photo.path).size
+    side, found = sweep.model.resolution or 0, []
+    if sweep.model.source == "embedded" and not (own and sweep.subject.photos.startswith(place.EMBEDDED_PHOTOS)):
+        found.append("the embedded model draws paper dolls only and cannot draw a real photo; use model=sd15.")
+    if min(width, height) < side:
+        found.append(f"it has {width}x{height} pixels, and is enlarged to {side}x{side}.")
+    if width != height:
+        found.append(f"of its {width}x{height} pixels the square in the middle is taken.")
+    return [f"photo {photo.path.name}: {text}" for text in found]

@@ -2,8 +2,8 @@
 
 python -m likeness.study.training_table [--device cuda] [--ways compile lora] [--at-once 2]
 
-Each row is a process of its own. Rows that are prepared at once (compiling takes minutes) are timed one at a time, in
-turns. They are written when they are measured, and the same command goes on with those that are missing.
+Each row is a process of its own, and is written when it is measured; the same command goes on with those that are
+missing. Rows that are prepared at once (compiling takes minutes) are timed one at a time, in turns.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from likeness.dreambooth.settings import PRECISION
 from likeness.dreambooth.storage import write_text
 from likeness.errors import InputError
 from likeness.models import resolve_device, resolve_dtype
-from likeness.study.environment import hardware
+from likeness.study.environment import git_state, hardware
 from likeness.study.training_arms import Case
-from likeness.study.training_turns import fits, turns
+from likeness.study.training_turns import OutOfMemory, fits, turns
 
 STEPS = 800  # of a usual fine-tuning
 WAYS = {
@@ -64,6 +64,17 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def measure(group: dict[str, tuple[str, Case]], rounds: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Return the figures of some rows; of one that does not fit, even alone, that it does not."""
+    try:
+        return _measure(group, rounds, steps)
+    except OutOfMemory:
+        if len(group) == 1:
+            return {name: {"seconds": None, "peak GB": None} for name in group}
+    alone = [measure({name: row}, rounds, steps) for name, row in group.items()]
+    return {name: figures for found in alone for name, figures in found.items()}
+
+
+def _measure(group: dict[str, tuple[str, Case]], rounds: int, steps: int) -> dict[str, dict[str, Any]]:
     """Prepare the rows of a group at once, then time them in turns; nothing else runs while one is timed."""
     with turns(group) as started:
         for turn in started.values():
@@ -88,19 +99,24 @@ def table(found: list[dict[str, Any]]) -> str:
     """Return measured rows as Markdown, a table for each machine, shape and precision."""
     blocks: dict[str, list[str]] = {}
     for row in found:
-        case, seconds = Case(**row["case"]), row["seconds"]
-        cells = [
-            row["name"].rsplit(" ", 1)[0],
-            f"{case.batch} + {case.batch}",
-            f"{1 / statistics.median(seconds):.3g} ({1 / max(seconds):.3g} to {1 / min(seconds):.3g})",
-            f"{row['peak GB']:.1f}",
-            fits(row["peak GB"]),
-            f"{row['share of matrix rate']:.0%}",
-            f"{STEPS * statistics.median(seconds):.0f} s",
-        ]
-        head = f"{row['on']['name']}, torch {row['on']['torch']}, {case.shape}, {case.precision}:"
-        blocks.setdefault(head, [HEAD]).append(f"| {' | '.join(cells)} |")
+        case, on = Case(**row["case"]), row["on"]
+        head = f"{on['name']}, torch {on['torch']}, {case.shape}, {case.precision}, commit {on['commit']}:"
+        named = [row["name"].rsplit(" ", 1)[0], f"{case.batch} + {case.batch}"]
+        blocks.setdefault(head, [HEAD]).append(f"| {' | '.join(named + _figures(row))} |")
     return "\n\n".join("\n".join([head, "", *lines]) for head, lines in blocks.items())
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    seconds, peak = row["seconds"], row["peak GB"]
+    if seconds is None:
+        return ["does not fit", *"–" * 4]
+    return [
+        f"{1 / statistics.median(seconds):.3g} ({1 / max(seconds):.3g} to {1 / min(seconds):.3g})",
+        f"{peak:.1f}",
+        fits(peak),
+        f"{row['share of matrix rate']:.0%}",
+        f"{STEPS * statistics.median(seconds):.0f} s",
+    ]
 
 
 def positive(text: str) -> int:
@@ -119,7 +135,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--batches", type=positive, nargs="+", default=[1, 4], help="photos, and as many class pictures"
     )
     parser.add_argument("--ways", nargs="+", default=[], help="only rows whose name holds all of these words")
-    parser.add_argument("--at-once", type=positive, default=2, help="rows on the device at the same time")
+    parser.add_argument("--at-once", type=positive, default=1, help="rows prepared at the same time, if memory allows")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--steps", type=positive, default=10, help="in a turn")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench-train.json"), help="goes on from it")
@@ -131,15 +147,18 @@ def main(argv: list[str] | None = None) -> None:
     device = resolve_device(asked.device)
     resolve_dtype(PRECISION[asked.precision], device)
     wanted = rows(asked.shape, asked.precision, device, asked.batches, asked.ways)
-    on, found = hardware(device) | {"torch": torch.__version__}, read(asked.out)
-    there = [(row["name"], row["case"]) for row in found if row["on"] == on]
+    git, found = git_state() or {}, read(asked.out)
+    commit = f"{str(git.get('commit', 'unknown'))[:8]}{'+' if git.get('dirty') else ''}"
+    on = hardware(device) | {"torch": torch.__version__, "commit": commit}
+    how = {"rounds": asked.rounds, "steps": asked.steps}
+    there = [(row["name"], row["case"]) for row in found if row["on"] == on and row["how"] == how]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     missing = [name for name, (_, case) in wanted.items() if (name, asdict(case)) not in there]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="rows", unit="row") as bar:
         for first in range(0, len(missing), asked.at_once):
             group = {name: wanted[name] for name in missing[first : first + asked.at_once]}
             for name, figures in measure(group, asked.rounds, asked.steps).items():
-                found.append({"name": name, "case": asdict(wanted[name][1]), "on": on, **figures})
+                found.append({"name": name, "case": asdict(wanted[name][1]), "on": on, "how": how, **figures})
             write_text(asked.out, json.dumps({"rows": found}, indent=1) + "\n")
             bar.update(len(group))
     print(table(found))

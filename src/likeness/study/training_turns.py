@@ -25,6 +25,10 @@ from likeness.prompt_to_prompt.benchmark_models import matmul_flops_per_second
 from likeness.study.training_arms import Case, Ours, Stopwatch, now, start
 
 
+class OutOfMemory(SystemExit):
+    """A loop does not fit on its device, or its process was killed, as a system does that runs out of memory."""
+
+
 class Turn:
     """One loop's process, seen from the one that measures."""
 
@@ -43,11 +47,13 @@ class Turn:
             print(json.dumps([what, *numbers]), file=self.process.stdin, flush=True)
 
     def answer(self) -> Any:
-        """Wait for what was sent first; SystemExit where the process has ended."""
+        """Wait for what was sent first; OutOfMemory where it did not fit, SystemExit where the process has ended."""
         line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"error: {' '.join(self.command)} ended with {self.process.wait()}; see above.")
-        return json.loads(line)
+        if line and (found := json.loads(line)) != NO_ROOM:
+            return found
+        code = self.process.wait()
+        kind = OutOfMemory if line or code < 0 else SystemExit
+        raise kind(f"error: {' '.join(self.command)} ended with {code}; see above.")
 
 
 @contextmanager
@@ -106,6 +112,7 @@ def fits(gigabytes: float | None) -> str:
 
 ASKED = {"seconds": seconds, "outside": outside, "matrix_share": matrix_share, "held": held}
 CARDS = (8, 12, 16, 24)  # GB
+NO_ROOM = {"out of memory": True}  # the answer of a loop that did not fit
 
 
 def main(arguments: list[str]) -> None:
@@ -114,10 +121,14 @@ def main(arguments: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     with tempfile.TemporaryDirectory() as folder:
-        arm = start(name, case, Path(folder))
-        for line in sys.stdin:
-            what, *numbers = json.loads(line)
-            print(json.dumps(ASKED[what](arm, *numbers)), file=answers, flush=True)
+        try:
+            arm = start(name, case, Path(folder))
+            for line in sys.stdin:
+                what, *numbers = json.loads(line)
+                print(json.dumps(ASKED[what](arm, *numbers)), file=answers, flush=True)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            print(json.dumps(NO_ROOM), file=answers, flush=True)
+            raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
