@@ -18,8 +18,16 @@ from likeness.dreambooth.batches import Batches
 from likeness.errors import InputError
 from likeness.models import ModelSource, load_pipeline
 from likeness.paperdoll.photos import FOLDER
-from likeness.prompt_to_prompt import LocalBlend, Replace, Reweight, prompt_to_prompt, seeded_latents
-from likeness.subjects import find_photos
+from likeness.prompt_to_prompt import (
+    LocalBlend,
+    Refine,
+    Replace,
+    Reweight,
+    invert,
+    prompt_to_prompt,
+    seeded_latents,
+)
+from likeness.subjects import find_photos, load_photos
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
@@ -176,6 +184,29 @@ EDITS = {
 def test_edits_are_those_of_the_cpu(edit):
     ours, expected = (drawn(load_pipeline(EMBEDDED, device=device), **EDITS[edit]) for device in ("cuda", "cpu"))
     assert (ours - expected).norm() < 1e-3 * expected.norm()
+
+
+def drawn_from_a_photo(dtype: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a photo's latents, and those of photo and watercolor after ten steps there and ten back, on the CPU."""
+    pipe = load_pipeline(EMBEDDED, dtype=dtype, device=device)
+    source, target = "photo of a justin bieber in a forest", "watercolor painting of a justin bieber in a forest"
+    way = invert(pipe, load_photos(find_photos(FOLDER / "tuki")[6:7], 128), source, num_inference_steps=10)
+    with prompt_to_prompt(pipe, source, [Refine(target)], inversion=way) as p2p:
+        found = pipe(**p2p.inputs, latents=p2p.latents(), num_inference_steps=10, guidance_scale=3.0,
+                     output_type="latent")  # fmt: skip
+    return way.latents[-1].float().cpu(), found.images.float().cpu()
+
+
+def test_a_photo_is_edited_as_on_the_cpu():
+    (photo, ours), (_, expected) = (drawn_from_a_photo("float32", device) for device in ("cuda", "cpu"))
+    assert torch.equal(ours[:1], photo) and (ours - expected).norm() < 1e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_in_half_precision_the_source_is_the_photo(dtype):
+    photo, drawn = drawn_from_a_photo(dtype, "cuda")
+    _, exact = drawn_from_a_photo("float32", "cpu")
+    assert torch.equal(drawn[:1], photo) and (drawn - exact).norm() < 0.1 * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
