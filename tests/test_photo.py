@@ -117,20 +117,10 @@ def test_a_word_reweighted_in_a_photo_is_held_against_its_noise_and_prompt(world
     assert np.abs(picture(cell, "source") - picture(cell, "without")).max() > 1
 
 
-def test_photos_are_sources_of_their_own_in_tables(world, tmp_path):
-    cells = [cell_of(tmp_path, *STYLE, f"photo={number}") for number in (1, 2)]
-    done, failed = read_cells(cells)
-    assert not failed and done[0].record["source_prompt"] == done[1].record["source_prompt"]
-    assert len({source for *_, source in pairs(done, "lpips")}) == 2
-    assert [cell.label for cell in done] == ["drawing, 01.png", "drawing, 02.png"]
-    assert facets(done[0])["photo"] == "01.png"
-
-
-def test_the_command_of_a_photos_picture_is_accepted(world, tmp_path):
-    cell = cell_of(tmp_path, *STYLE, "photo=2")
+def test_the_command_of_a_photos_picture_is_accepted(cell):
     (command,) = seed_commands(record_of(cell)["command"], [0])
-    assert command.endswith("photo=2 'seeds=[0]'")
-    assert cell_of(tmp_path, *STYLE, "photo=2", "seeds=[0]") == cell
+    assert command.endswith("photo=07 'seeds=[0]'")
+    assert cell_of(cell.parents[1], *STYLE, "photo=07", "seeds=[0]") == cell
 
 
 def settled(*overrides):
@@ -219,6 +209,13 @@ def swept(world, tmp_path_factory):
         overrides = ("finetuned=base", "edit=global", *overrides)
         run_cell(tiny_study.sweep_of(out, *overrides), out / "run" / str(number), list(overrides))
     return out
+
+
+def test_photos_are_sources_of_their_own(swept):
+    cells = [changed(cell, source_prompt="the same") for cell in cells_of(swept)]
+    assert len({source for *_, source in pairs(cells, "lpips")}) == 3
+    assert [cell.label for cell in cells] == ["drawing, 05.png", "drawing, 06.png", "drawing, 07.png"]
+    assert facets(cells[0])["photo"] == "05.png"
 
 
 def test_photos_are_one_line_of_a_table(swept, capsys):

@@ -58,6 +58,7 @@ def test_both_loops_train_and_the_stopwatch_is_taken_off(world, tmp_path, method
         assert any(not torch.equal(p, q) for p, q in zip(parameters, old, strict=True))
 
 
+@pytest.mark.slow
 def test_a_loop_that_ends_is_named(world):
     turn = training_turns.Turn("ours", Case(method="none"))
     with pytest.raises(SystemExit, match=r"training_turns ours .* ended with 1"):
