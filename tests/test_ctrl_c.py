@@ -133,6 +133,15 @@ def test_a_cell_that_is_stopped_is_no_failure_and_counts_for_no_progress(out, mo
     assert gather.what_next(run) == "the same command draws the cell that is not there"
 
 
+def test_bars_make_no_semaphore_that_a_stopped_worker_would_leave():
+    from tqdm import tqdm
+    from tqdm.std import TqdmDefaultWriteLock
+
+    tqdm.set_lock(TqdmDefaultWriteLock())
+    progress.own_bars()
+    assert isinstance(tqdm.get_lock(), type(threading.RLock()))
+
+
 def stop_when(said: str, command: list[str]) -> tuple[int, str, str]:
     """Start a command and send it SIGINT once it says so; return its exit code, stdout and stderr."""
     options = {

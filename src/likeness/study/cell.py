@@ -54,6 +54,7 @@ def run_cell(sweep: Sweep, run_dir: Path, overrides: list[str]) -> Path | None:
             dry_run(sweep, plan_edit(sweep), train_command(sweep, overrides), finished_cell)
         return None
     keep_freed_memory()
+    progress.own_bars()
     started, cell = time.perf_counter(), None
     try:
         with _p2p_errors_are_ours():

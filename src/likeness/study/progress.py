@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from pathlib import Path
 from statistics import mean
 from typing import TextIO
+
+
+def own_bars() -> None:
+    """Have tqdm's bars take turns within this process alone.
+
+    For bars of several it makes a semaphore, of which Python complains where a launcher's worker is stopped.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 class SweepProgress:
