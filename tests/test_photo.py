@@ -17,6 +17,7 @@ from likeness.report import records
 from likeness.report.by_photo import grouped, together
 from likeness.report.cards import facets
 from likeness.report.commands import seed_commands
+from likeness.report.page import write_page
 from likeness.report.parquet import TEXTS, write_parquet
 from likeness.report.records import pairs, read_cells
 from likeness.report.table import print_table
@@ -306,6 +307,12 @@ def test_reweighted_photos_are_readings_of_one_curve(swept):
     (curve,) = weight_curves([weighted(*one) for one in read])
     assert curve.n == 2 and curve.rank == 0, "over the photos drawn with every weight: one rises, one falls"
     assert curve.amounts == pytest.approx({0.0: 1.4 / 3, 1.0: 0.6 / 2, 2.0: 1.5 / 3})
+
+
+def test_the_page_names_the_photo(swept):
+    page = write_page(cells_of(swept), [], swept / "page.html", "photos").read_text()
+    assert "<figcaption>06.png<details>" in page and "3 edits of photos" in page and "seed 0<details>" not in page
+    assert page.count('<option value="07.png">07.png</option>') == 1
 
 
 def test_photos_in_parquet(swept, tmp_path):

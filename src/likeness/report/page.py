@@ -124,7 +124,8 @@ def meta(done: Sequence[CellResult], failed: Sequence[Failed]) -> str:
     """Return the line of facts under the title."""
     commits = {str((cell.record["environment"].get("git") or {}).get("commit", "unknown"))[:8] for cell in done}
     facts = [f"{len(done)} cell{'s' * (len(done) != 1)}"] + [f"{n} {what}" for what, n in counted(failed).items()]
-    facts += [f"{sum(cell.summary['n'] for cell in done)} seeds in all", f"commit {', '.join(sorted(commits))}"]
+    what = "edits of photos" if all(cell.record.get("photo") for cell in done) else "seeds in all"
+    facts += [f"{sum(cell.summary['n'] for cell in done)} {what}", f"commit {', '.join(sorted(commits))}"]
     return " · ".join([*facts, datetime.now().strftime("%Y-%m-%d %H:%M")])
 
 
