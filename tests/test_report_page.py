@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,7 +22,7 @@ from likeness.report.metric_names import interval, verdict
 from likeness.report.page import highlighted, write_report
 from likeness.report.records import direction_of, measured_alike, pooled, read_cells, values
 from likeness.report.settings_map import pareto
-from likeness.report.table import print_table
+from likeness.report.table import MOST_LINES, print_table
 from likeness.report.thumbnails import HTML, HTML_OF_CELL, HTML_OF_PICTURE, SIZES, Thumbnails, choose
 
 LONG = "van gogh painting of a bnh keanu reeves wearing a pair of sunglasses in the jungle " * 3
@@ -258,6 +259,13 @@ def test_cells_that_differ_in_a_window_are_told_apart(tmp_path, capsys):
     assert "tuki · local · cake, cross 0–0.4" in page.text and "cake, cross 0–0.8" in page.text and "why?" in page.text
     print_table(*read_cells(folders))
     assert "cross 0–0.8" in capsys.readouterr().out
+
+
+def test_of_very_many_cells_the_table_shows_some_and_counts_the_rest(tmp_path, capsys):
+    (cell,), _ = read_cells([write_cell(tmp_path, "cell0")])
+    print_table([replace(cell, folder=tmp_path / f"cell-{number:04d}") for number in range(MOST_LINES + 7)])
+    shown = capsys.readouterr().out
+    assert shown.count("tuki") == MOST_LINES and "7 more in the report" in shown and "107 cells" in shown
 
 
 def test_a_record_without_its_parts_is_named_and_the_others_are_read(tmp_path):

@@ -10,11 +10,12 @@ from likeness.report.records import CellResult, Failed, count_pairs, count_sourc
 from likeness.report.varying import told_apart
 
 SHOWN = {"clip_t": "CLIP to prompt", "lpips": "LPIPS to source", "head_shift_px": "head moved, px"}
+MOST_LINES = 100  # more are no help in a terminal; the report's page has them all
 NARROWEST = 140  # columns, where the output is no terminal
 
 
 def print_table(done: Sequence[CellResult], failed: Sequence[Failed] = ()) -> None:
-    """Print every cell's edit success and paired differences, an edit of several photos as one; failed cells last."""
+    """Print cells' edit success and paired differences, an edit of several photos as one line; failed cells last."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -28,11 +29,14 @@ def print_table(done: Sequence[CellResult], failed: Sequence[Failed] = ()) -> No
     present = [name for name in SHOWN if any(cell.difference(name) for cell in done)]
     for name in present:
         table.add_column(f"{SHOWN[name]}\nmean [95 %]", justify="right")
-    for cell in told_apart(together(done)):
+    lines = told_apart(together(done))
+    for cell in lines[:MOST_LINES]:
         axes = cell.axes
         differences = [interval(name, cell.difference(name)) for name in present]
         texts = (axes["subject"], axes["edit"], cell.label, str(cell.summary["n"]), success(cell), *differences)
         table.add_row(*map(Text, texts))  # what a user typed is no markup
+    if len(lines) > MOST_LINES:
+        table.add_row("…", "", f"{len(lines) - MOST_LINES} more in the report", "", "")
     for row in overall(done, present):
         table.add_section()
         table.add_row(*row)

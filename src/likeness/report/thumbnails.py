@@ -129,7 +129,8 @@ def read(file: Path | io.BytesIO) -> Image.Image | None:
     """Return a picture as RGB, None where it cannot be read."""
     try:
         with Image.open(file) as picture:
-            return picture.convert("RGB")
+            picture.load()
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
     except OSError:
         return None
 
