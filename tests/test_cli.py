@@ -156,18 +156,6 @@ def test_a_record_redraws_its_pictures_or_says_what_differs(swept):
         picture.write_bytes(kept)
 
 
-def test_attention_maps_and_masks_are_shown(swept):
-    out, common, _, _ = swept
-    run("sweep.py", "edit=blend", *common, "show_attention=true", "logger=none", "+edit.weights.cake=2")
-    cell = next((out / "cells").glob("tuki-blend-*"))
-    assert (cell / "attention.png").is_file() and (cell / "mask-seed0003.png").is_file()
-    assert {path.stem for path in (cell / "attention").iterdir()} >= {"source-08-burger", "target-08-cake"}
-    with Image.open(cell / "grid.png") as grid, Image.open(cell / "attention.png") as words:
-        assert grid.height > 4 * 160 + words.height, "three arms, the masks, and every word"
-    report = sorted(out.glob("runs/*/report.html"))[-1].read_text()
-    assert "Where each word acts" in report and "mask, seed0003" in report
-
-
 @pytest.mark.slow  # on a tiny world: test_launchers
 def test_a_dry_run_lists_cells_and_draws_nothing(swept):
     out, common, _, _ = swept

@@ -11,7 +11,7 @@ from likeness import config, models
 from likeness.config import load_subject
 from likeness.dreambooth import TrainSettings, storage
 from likeness.errors import InputError
-from likeness.study import place
+from likeness.study import photo, place
 from likeness.study.cell import run_cell
 from likeness.study.edited import find
 from likeness.study.edits import local_blend
@@ -72,7 +72,7 @@ def test_every_experiment_composes_and_asks_something(name):
         combinations = [[*first[:n], value, *first[n + 1 :]] for n, axis in enumerate(choices) for value in axis]
     for combination in combinations:
         composed = sweep(f"experiment={name}", *fixed, *combination)
-        assert composed.question.endswith("?") and plan_edit(composed)
+        assert composed.question.endswith("?") and plan_edit(photo.settled(composed))
 
 
 def test_prior_class_follows_the_subject():
