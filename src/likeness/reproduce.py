@@ -24,6 +24,7 @@ from likeness.report.metric_names import interval, number
 from likeness.report.notebook import fill_page, read_page, table_of
 from likeness.report.records import CellResult, measured_alike, read_cells
 from likeness.report.varying import EDITING, varying
+from likeness.study.environment import short_commit
 
 COMMAND = re.compile(r"^```\n(python (?:sweep\.py|-m likeness\.\S+).*)\n```$", re.MULTILINE)
 RUNS_FOLDER = "outputs/runs/"
@@ -179,8 +180,7 @@ def _figure(experiment: Experiment, cells: list[CellResult], run_dir: Path) -> l
 def provenance(cells: list[CellResult], failed: int) -> str:
     """Return where and with what the cells were drawn, from their records."""
     records = [cell.record for cell in cells]
-    states = [(record.get("environment") or {}).get("git") or {} for record in records]
-    commits = {f"{str(s.get('commit', 'unknown'))[:8]}{'+' if s.get('dirty') else ''}" for s in states}
+    commits = {short_commit((record.get("environment") or {}).get("git")) for record in records}
     devices = {str(record.get("device")) for record in records}
     torch = {str((record["environment"].get("packages") or {}).get("torch")) for record in records}
     photos = all(record.get("photo") for record in records)

@@ -48,6 +48,12 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
+def short_commit(state: dict[str, Any] | None) -> str:
+    """Return what `git_state` found as "1a2b3c4d", with a plus where files were changed since; "unknown" for None."""
+    state = state or {}
+    return f"{str(state.get('commit', 'unknown'))[:8]}{'+' if state.get('dirty') else ''}"
+
+
 def hardware(device: str) -> dict[str, Any]:
     """Return what the device is, and the thread count, on which the last bits of a CPU's sums depend."""
     import torch

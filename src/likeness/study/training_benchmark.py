@@ -22,8 +22,8 @@ import torch
 
 from likeness.models import resolve_device
 from likeness.prompt_to_prompt.benchmark import interval
-from likeness.study.training_arms import ARMS, Case, start
-from likeness.study.training_turns import fits, held, turns
+from likeness.study.training_arms import ARMS, Case
+from likeness.study.training_turns import OutOfMemory, fits, turns
 
 BARS = {"speed-up": 1.35, "share outside": 0.05, "first step": 1.3, "memory": 1.0}
 BARE = (
@@ -82,21 +82,12 @@ def until_first_step(command: list[str]) -> float:
 
 def peak(case: Case, arm: str) -> float | None:
     """Return the peak memory in GB of a fresh process that takes two steps; None where it did not fit."""
-    command = [sys.executable, "-m", "likeness.study.training_benchmark", "--only", arm, json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])["peak"]
-    if done.returncode < 0 or "out of memory" in done.stderr.lower():
+    try:
+        with turns({arm: (arm, case)}) as started:
+            started[arm].ask("seconds", 2)
+            return started[arm].ask("held")
+    except OutOfMemory:
         return None
-    raise SystemExit(f"error: {' '.join(command)}\n{done.stderr}")
-
-
-def hold(case: Case, arm: str) -> float:
-    """Take two steps in this process and return its peak memory in GB: the device's, or on a CPU the process's."""
-    with tempfile.TemporaryDirectory() as folder:
-        running = start(arm, case, Path(folder))
-        running.step(), running.step()
-        return held(running)
 
 
 def memory(case: Case) -> list[dict[str, Any]]:
@@ -137,15 +128,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--entry", type=Path, help="train.py: also measure the time to its first step")
     parser.add_argument("--memory", action="store_true", help="only peak memory, each in a process of its own")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--only", nargs=2, metavar=("ARM", "CASE"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
-    if arguments.only:
-        print(json.dumps({"peak": hold(Case(**json.loads(arguments.only[1])), arguments.only[0])}))
-        return
     batch = arguments.batch or (1 if arguments.memory else 2)
     case = Case(
         arguments.shape, arguments.method, batch, arguments.precision, arguments.checkpointing, arguments.compile,

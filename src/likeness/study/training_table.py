@@ -23,7 +23,7 @@ from likeness.dreambooth.settings import PRECISION
 from likeness.dreambooth.storage import write_text
 from likeness.errors import InputError
 from likeness.models import resolve_device, resolve_dtype
-from likeness.study.environment import git_state, hardware
+from likeness.study.environment import git_state, hardware, short_commit
 from likeness.study.training_arms import Case
 from likeness.study.training_turns import OutOfMemory, fits, turns
 
@@ -147,9 +147,8 @@ def main(argv: list[str] | None = None) -> None:
     device = resolve_device(asked.device)
     resolve_dtype(PRECISION[asked.precision], device)
     wanted = rows(asked.shape, asked.precision, device, asked.batches, asked.ways)
-    git, found = git_state() or {}, read(asked.out)
-    commit = f"{str(git.get('commit', 'unknown'))[:8]}{'+' if git.get('dirty') else ''}"
-    on = hardware(device) | {"torch": torch.__version__, "commit": commit}
+    found = read(asked.out)
+    on = hardware(device) | {"torch": torch.__version__, "commit": short_commit(git_state())}
     how = {"rounds": asked.rounds, "steps": asked.steps}
     there = [(row["name"], row["case"]) for row in found if row["on"] == on and row["how"] == how]
     asked.out.parent.mkdir(parents=True, exist_ok=True)

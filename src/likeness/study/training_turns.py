@@ -126,7 +126,12 @@ def main(arguments: list[str]) -> None:
             for line in sys.stdin:
                 what, *numbers = json.loads(line)
                 print(json.dumps(ASKED[what](arm, *numbers)), file=answers, flush=True)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if (
+                not isinstance(error, (torch.OutOfMemoryError, MemoryError))
+                and "out of memory" not in str(error).lower()
+            ):
+                raise
             print(json.dumps(NO_ROOM), file=answers, flush=True)
             raise SystemExit(f"error: {error}") from None
 
